@@ -1,0 +1,1 @@
+"""gVisor's systrap platform as a readable Python reference: see docs/tour.md."""

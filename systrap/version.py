@@ -1,0 +1,3 @@
+"""The version of the package, and nothing else (setuptools reads this file)."""
+
+VERSION = "0.1.0"
