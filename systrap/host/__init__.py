@@ -1,0 +1,1 @@
+"""The host kernel as typed functions. The only place where ctypes meets libc."""

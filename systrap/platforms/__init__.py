@@ -1,0 +1,1 @@
+"""The platforms: ways to run guest code. Both satisfy ``systrap.platform``."""
