@@ -1,0 +1,1 @@
+"""The system calls, by subject. table.py binds numbers to handlers."""

@@ -1,0 +1,92 @@
+"""Waiting without threads: queues that are notified, and the awaitable that parks a task on them.
+
+A system call that must wait is an ``async def``. It awaits :func:`wait`, which yields a :class:`Wait` to the kernel's
+loop; the kernel adds the task to the queues and resumes the coroutine when one is notified, the deadline passes, or a
+signal arrives. There is no event loop library and no thread: ``kernel.step`` is the whole scheduler.
+"""
+
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import Protocol, TypeVar
+
+from systrap.sentry.errors import WouldBlockError
+
+T = TypeVar("T")
+
+# Event bits of poll(2): what a file's queue is notified with, and what OpenFile.poll() returns.
+POLLIN = 0x001
+POLLPRI = 0x002
+POLLOUT = 0x004
+POLLERR = 0x008
+POLLHUP = 0x010
+POLLNVAL = 0x020
+POLLRDNORM = 0x040
+POLLWRNORM = 0x100
+POLLRDHUP = 0x2000
+ANY = 0xFFFF
+
+
+class Waiter(Protocol):
+    """Something that wants to know: a parked task, or an entry of an epoll instance."""
+
+    def notified(self, events: int) -> None:
+        """React to events (POLL… bits). Called while the notifier works: queue work, do not run it."""
+
+
+class WaitQueue:
+    """Waiters for one condition, in order of arrival. Any object that can be waited for has one."""
+
+    __slots__ = ("waiters",)
+
+    def __init__(self) -> None:
+        self.waiters: dict[Waiter, None] = {}
+
+    def add(self, waiter: Waiter) -> None:
+        """Add a waiter at the end; adding it twice has no effect."""
+        self.waiters[waiter] = None
+
+    def discard(self, waiter: Waiter) -> None:
+        """Remove a waiter if it is there."""
+        self.waiters.pop(waiter, None)
+
+    def notify(self, events: int = ANY) -> None:
+        """Tell every waiter. They may remove themselves meanwhile."""
+        if self.waiters:
+            for waiter in list(self.waiters):
+                waiter.notified(events)
+
+
+class Wait:
+    """What a parked system call waits for. Awaiting it gives True when a queue was notified, False at the deadline.
+
+    ``deadline`` is in seconds of time.monotonic(). ``uninterruptible`` waits see fatal signals only. Raises Interrupted.
+    """
+
+    __slots__ = ("deadline", "queues", "uninterruptible")
+
+    def __init__(
+        self, queues: Sequence[WaitQueue], deadline: float | None = None, uninterruptible: bool = False
+    ) -> None:
+        self.queues = queues
+        self.deadline = deadline
+        self.uninterruptible = uninterruptible
+
+    def __await__(self) -> Generator["Wait", bool, bool]:
+        return (yield self)
+
+
+def wait(*queues: WaitQueue, deadline: float | None = None) -> Awaitable[bool]:
+    """Park the calling task until a queue is notified (True) or the deadline passes (False). Raises Interrupted."""
+    return Wait(queues, deadline)
+
+
+async def retry(attempt: Callable[[], T], queue: WaitQueue, nonblocking: bool, deadline: float | None = None) -> T:
+    """Call ``attempt`` until it does not raise WouldBlockError, waiting on ``queue`` in between.
+
+    Raises WouldBlockError at once when ``nonblocking``, and when the deadline passes; Interrupted by a signal.
+    """
+    while True:
+        try:
+            return attempt()
+        except WouldBlockError:
+            if nonblocking or not await Wait((queue,), deadline):
+                raise
