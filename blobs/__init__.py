@@ -1,0 +1,1 @@
+"""The machine code: sources, the build, and the images it makes (docs/images.md)."""

@@ -1,0 +1,190 @@
+/*
+ * The sentry waits for the next context that comes back, from any address space: look, spin a while, sleep.
+ *
+ * Going to sleep without missing anything: read each bell, say in each ring that the sentry waits, full fence, look once
+ * more, then futex_waitv with the bells' values read first. A stub does the reverse (push_ready in give_back.c). If it
+ * does not see `waiting`, this side's last look sees its entry; if it does, the bell has changed and the kernel does not
+ * let us sleep, or wakes us.
+ */
+
+#include "dispatch.h"
+
+/* Wake-ups that lead to nothing, in a row, before the caller is let in between. A guest can ring its bell for ever. */
+#define MAX_FRUITLESS 64
+
+#define NSEC_PER_SEC 1000000000ll
+
+/* What a look found. NOTHING is not a result of next_ready. */
+enum found { FOUND_WAKE = 0, FOUND_CONTEXT = 1, FOUND_NOTHING = 2 };
+
+static u32 space_count(const struct dispatch_block *block)
+{
+    return block->nr_spaces <= MAX_SPACES ? block->nr_spaces : MAX_SPACES;
+}
+
+/* Take the entry at the ring's head, if it is there. */
+static bool take_entry(struct space *space, u32 *context_id)
+{
+    u64 entry = load_acquire(&space->ring->slots[space->head % RING_ENTRIES]);
+
+    if ((u32)(entry >> 32) != space->head + 1)
+        return false;
+    space->head += 1;
+    *context_id = (u32)entry;
+    return true;
+}
+
+/* Look at `wake` and at every ring once, beginning with the space behind the one that was served last. */
+static enum found look(struct dispatch_block *block)
+{
+    u32 count = space_count(block);
+    u32 wake = load_acquire(&block->wake);
+    u32 index = block->next_space;
+
+    if (wake != block->wake_seen) {
+        block->wake_seen = wake;
+        return FOUND_WAKE;
+    }
+    for (u32 i = 0; i < count; i++, index++) {
+        if (index >= count)
+            index = 0;
+        if (take_entry(&block->spaces[index], &block->ready_context)) {
+            block->ready_space = index;
+            block->next_space = index + 1;
+            return FOUND_CONTEXT;
+        }
+    }
+    return FOUND_NOTHING;
+}
+
+/* Look until something is there, for `spin` ticks. */
+static enum found spin(struct dispatch_block *block)
+{
+    u64 begin = counter();
+
+    do {
+        enum found found = look(block);
+        if (found != FOUND_NOTHING)
+            return found;
+        cpu_pause();
+    } while (counter() - begin < block->spin);
+    return FOUND_NOTHING;
+}
+
+/* ---- deadlines ---- */
+
+static bool has_deadline(const struct dispatch_block *block)
+{
+    return block->deadline.sec >= 0;
+}
+
+/* Nanoseconds until the deadline, at most one hour; 0 or less when it has passed. */
+static s64 time_left(const struct dispatch_block *block)
+{
+    struct timespec now = {0, 0};
+    s64 sec;
+
+    syscall6(NR_clock_gettime, CLOCK_MONOTONIC, (u64)&now, 0, 0, 0, 0);
+    sec = block->deadline.sec - now.sec;
+    if (sec > 3600)
+        sec = 3600;
+    if (sec < -1)
+        return 0;
+    return sec * NSEC_PER_SEC + block->deadline.nsec - now.nsec;
+}
+
+/* ---- sleeping ---- */
+
+static void announce(struct dispatch_block *block, u32 waiting)
+{
+    for (u32 i = 0; i < space_count(block); i++)
+        store_release(&block->spaces[i].ring->waiting, waiting);
+}
+
+static void set_waiter(struct futex_waitv *waiter, u32 *word, u32 value)
+{
+    waiter->value = value;
+    waiter->word = (u64)word;
+    waiter->flags = FUTEX2_SIZE_U32;
+    waiter->reserved = 0;
+}
+
+/* The words to sleep on: `wake`, as it was last seen, and the bells, as they are now. */
+static u32 fill_waiters(struct dispatch_block *block)
+{
+    u32 count = space_count(block);
+
+    set_waiter(&block->waiters[0], &block->wake, block->wake_seen);
+    for (u32 i = 0; i < count; i++) {
+        u32 *bell = &block->spaces[i].ring->bell;
+        set_waiter(&block->waiters[i + 1], bell, load_acquire(bell));
+    }
+    return count + 1;
+}
+
+/* Sleep until a bell rings, `wake` changes, the deadline passes or a signal comes. *found: what the last look found. */
+static s64 sleep_on_bells(struct dispatch_block *block, enum found *found)
+{
+    u32 count = fill_waiters(block);
+    u64 timeout = has_deadline(block) ? (u64)&block->deadline : 0;
+    s64 result = 0;
+
+    announce(block, 1);
+    full_fence();
+    *found = look(block);
+    if (*found == FOUND_NOTHING)
+        result = syscall6(NR_futex_waitv, (u64)block->waiters, count, 0, timeout, CLOCK_MONOTONIC, 0);
+    announce(block, 0);
+    return result;
+}
+
+/* The same for kernels without futex_waitv: sleep on `wake` alone, for a short time. */
+static s64 sleep_a_little(struct dispatch_block *block, enum found *found)
+{
+    s64 nsec = block->poll_ns < (u64)NSEC_PER_SEC ? (s64)block->poll_ns : NSEC_PER_SEC;
+    struct timespec timeout;
+    s64 result;
+
+    *found = FOUND_NOTHING;
+    if (has_deadline(block)) {
+        s64 left = time_left(block);
+        if (left <= 0)
+            return -ETIMEDOUT;
+        if (left < nsec)
+            nsec = left;
+    }
+    timeout.sec = nsec / NSEC_PER_SEC;
+    timeout.nsec = nsec % NSEC_PER_SEC;
+    result = syscall6(NR_futex, (u64)&block->wake, FUTEX_WAIT, block->wake_seen, (u64)&timeout, 0, 0);
+    return result == -ETIMEDOUT ? -EAGAIN : result;
+}
+
+/*
+ * Answers 1: dispatch_block.ready_space and ready_context name the context (the id is what the stub wrote, not validated);
+ * 0: somebody changed `wake`; -ETIMEDOUT: the deadline has passed; -EINTR: a signal came, or many wake-ups without reason;
+ * another -errno: the kernel refuses to let us sleep.
+ */
+int next_ready(void) __asm__("__export_next_ready");
+int next_ready(void)
+{
+    struct dispatch_block *block = config_dispatch_block;
+    enum found found = block->spin != 0 ? spin(block) : look(block);
+
+    for (u32 round = 0; found == FOUND_NOTHING; round++) {
+        s64 result;
+
+        if (round == MAX_FRUITLESS && block->poll_ns == 0)
+            return -EINTR;
+        result = block->poll_ns != 0 ? sleep_a_little(block, &found) : sleep_on_bells(block, &found);
+        if (found == FOUND_NOTHING)
+            found = look(block);
+        if (found != FOUND_NOTHING)
+            break;
+        if (result < 0 && result != -EAGAIN)
+            return (int)result;
+        /* A kernel that finds a bell changed does not look at its timeout. */
+        if (has_deadline(block) && time_left(block) <= 0)
+            return -ETIMEDOUT;
+    }
+    return (int)found;
+}

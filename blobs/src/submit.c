@@ -1,0 +1,65 @@
+/* A context goes to its stub: onto the run queue, and a stub thread is woken if none will look there by itself. */
+
+#include "dispatch.h"
+
+/* Make the context the stub's. The store of the state publishes what the sentry wrote into the context before. */
+static void release_context(const struct dispatch_block *block)
+{
+    struct thread_context *ctx = block->context;
+
+    store_relaxed(&ctx->sentry_fast_path, block->notify);
+    store_relaxed(&ctx->acked_time, 0);
+    store_relaxed(&ctx->state_changed_time, 0);
+    store_release(&ctx->state, CONTEXT_NONE);
+}
+
+/* Answers false if the queue says it is full, which it never is: guest code has written to it. Counting `end` up and
+ * writing the slot lie next to each other here because stub threads spin in between. */
+static bool enqueue(struct context_queue *queue, u32 context_id)
+{
+    u32 index;
+
+    fetch_add(&queue->num_active_contexts, 1);
+    index = fetch_add(&queue->end, 1);
+    if ((index + 1) % RING_ENTRIES == load_acquire(&queue->start) % RING_ENTRIES)
+        return false;
+    store_seq_cst(&queue->ring[index % RING_ENTRIES], (u64)index << 32 | context_id);
+    return true;
+}
+
+/* Leave a token and wake a thread, if there are more contexts than threads that will look for one. Answers 1 if the
+ * space should have another thread. Only this function adds tokens, and only one thread of the sentry calls it. */
+static int kick(const struct dispatch_block *block, struct context_queue *queue)
+{
+    u64 active_threads = load_seq_cst(&queue->num_active_threads);
+    u64 tokens = load_seq_cst(&queue->num_threads_to_wakeup);
+    u64 expected = active_threads + tokens + 1;
+
+    if (expected > load_seq_cst(&queue->num_active_contexts))
+        return 0;
+    fetch_add(&queue->num_threads_to_wakeup, 1);
+    futex_wake_one(&queue->num_threads_to_wakeup);
+    return block->threads < block->max_threads && block->threads < expected;
+}
+
+/*
+ * Hand dispatch_block.context over. Answers 0; 1 when a thread should be created in that space; -EPERM when the queue is
+ * corrupt.
+ */
+int submit(void) __asm__("__export_submit");
+int submit(void)
+{
+    const struct dispatch_block *block = config_dispatch_block;
+    struct context_queue *queue = block->queue;
+    u32 spin_off = block->stub_spin_off;
+
+    release_context(block);
+    /* Stored only when different: stub threads that spin read this cache line. */
+    if (load_relaxed(&queue->fast_path_disabled) != spin_off)
+        store_release(&queue->fast_path_disabled, spin_off);
+    if (!enqueue(queue, block->context_id))
+        return -EPERM;
+    if (spin_off != 0 || load_seq_cst(&queue->num_active_threads) == 0)
+        return kick(block, queue);
+    return 0;
+}

@@ -1,0 +1,24 @@
+/*
+ * The words of the sysmsg image that the sentry patches before it makes the image read-only: upstream's seven, and the
+ * address of the ready ring, which is ours. All zero in the image.
+ */
+
+        .section .config, "a", @progbits
+
+.macro CONFIG name, size
+        .globl  __export_\name
+        .type   __export_\name, @object
+        .size   __export_\name, \size
+        .balign 8
+__export_\name:
+        .zero   \size
+.endm
+
+        CONFIG  deep_sleep_timeout, 8
+        CONFIG  context_region, 8
+        CONFIG  stub_start, 8
+        CONFIG  arch_state, 12
+        CONFIG  context_queue_addr, 8
+        CONFIG  spinning_queue_addr, 8
+        CONFIG  disable_syscall_patching, 8
+        CONFIG  ready_ring, 8
