@@ -69,7 +69,9 @@ class Image:
             if not 0 <= offset < len(data):
                 raise BlobError(f"image {name}: export {export} at {offset:#x} lies outside its {len(data)} bytes")
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """Bytes of the image."""
         return len(self.data)
 
     def has(self, export: str) -> bool:
