@@ -53,12 +53,15 @@ static s64 set_action(u32 signal, const struct sigaction *action)
     return syscall6(NR_rt_sigaction, signal, (u64)action, 0, SIGSET_BYTES, 0, 0);
 }
 
-/* Every signal to its default; then the seven of the stub's handler. They stay blocked. */
+/* Every signal to its default; then the seven of the stub's handler. They stay blocked, and so do the two that the C
+ * library does not let its callers block. */
 static void set_signal_actions(const struct sigaction *handler)
 {
     static const u8 handled[] = {SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGCHLD, SIGSYS};
     const struct sigaction by_default = {0, 0, 0, 0};
+    const u64 all = ~0ull;
 
+    check(STEP_DEFAULTS, syscall6(NR_rt_sigprocmask, SIG_SETMASK, (u64)&all, 0, SIGSET_BYTES, 0, 0));
     for (u32 signal = 1; signal <= LAST_SIGNAL; signal++)
         if (signal != SIGKILL && signal != SIGSTOP)
             check(STEP_DEFAULTS, set_action(signal, &by_default));
