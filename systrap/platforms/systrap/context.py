@@ -1,0 +1,163 @@
+"""A context: one guest thread's registers, in a slot of the space it runs in (20-platform §5, §6.1).
+
+The registers the caller sees *are* the slot's: nothing is copied on the way in or out. A context that changes its space
+(execve) takes its registers along into a slot there. The FP state stays in the slot until somebody asks for it.
+"""
+
+import errno
+from typing import TYPE_CHECKING
+
+from systrap.arch import x86_64, x86_fp
+from systrap.platform import (
+    INTERRUPTED_EVENT,
+    SYSCALL_EVENT,
+    Access,
+    AddressSpace,
+    Context,
+    ContextError,
+    Event,
+    EventKind,
+    ProgrammingError,
+)
+from systrap.platforms.systrap import abi
+from systrap.platforms.systrap.abi import ContextSlot, ContextState
+from systrap.platforms.systrap.subprocess import Subprocess
+
+if TYPE_CHECKING:
+    from systrap.platforms.systrap.dispatcher import Dispatcher
+
+
+def death(message: str, number: int = errno.EPERM) -> Event:
+    """Return the event that ends a guest."""
+    return Event(EventKind.DEATH, error=ContextError(message, number))
+
+
+class SystrapContext(Context):
+    """See platform.Context. ``slot`` is None until the context first enters a space."""
+
+    __slots__ = ("_dispatcher", "_pull", "_restore", "interrupted", "preempted", "running", "slot", "space", "waiter")
+
+    def __init__(self, dispatcher: "Dispatcher", fp_len: int) -> None:
+        """Take what runs contexts, and the size of the FP state."""
+        self._dispatcher = dispatcher
+        self.regs = memoryview(bytearray(8 * x86_64.X86_64.REG_COUNT)).cast("Q")
+        self.fp = x86_fp.initial(fp_len)
+        self.event = INTERRUPTED_EVENT
+        self.owner: object = None
+        self.space: Subprocess | None = None
+        self.slot: ContextSlot | None = None
+        self._restore = True
+        self._pull = False
+        self.running = False
+        self.interrupted = False
+        self.preempted = False
+        self.waiter = False
+
+    def enter(self, space: Subprocess) -> ContextSlot:
+        """Make ready to run in ``space``: a slot there, host selectors, FP state if the sentry changed it.
+
+        Raises ContextError when the space has no slot left.
+        """
+        slot = self.slot
+        if space is not self.space or slot is None:
+            slot = self._move(space)
+        regs = self.regs
+        regs[x86_64.CS] = x86_64.USER_CS
+        regs[x86_64.SS] = x86_64.USER_SS
+        if regs[x86_64.FS] | regs[x86_64.GS]:
+            regs[x86_64.FS] = regs[x86_64.GS] = 0
+        if self._restore:
+            x86_fp.sanitize(self.fp)
+            slot.load_fp(self.fp)
+            self._restore = False
+        return slot
+
+    def _move(self, space: Subprocess) -> ContextSlot:
+        """Change to a slot of another space, with registers and FP state."""
+        if self.slot is not None:
+            self.pull_full_state()
+        slot = space.bind(self)
+        slot.regs[:] = self.regs
+        self._leave()
+        self.slot = slot
+        self.space = space
+        self.regs = slot.regs
+        self._restore = True
+        return slot
+
+    def _leave(self) -> None:
+        if self.slot is not None and self.space is not None:
+            self.space.unbind(self.slot.stub_id)
+            self.slot = None
+
+    def switch(self, space: AddressSpace) -> Event:
+        """Run until an event (platform.Context.switch)."""
+        return self._dispatcher.switch(self, space)
+
+    def collect(self) -> Event | None:
+        """Read what the stub left in the slot: the event, or None when the context is still running (P-040…P-050, P-105).
+
+        Each word is read once; what makes no sense ends the guest.
+        """
+        slot = self.slot
+        if slot is None:
+            raise ProgrammingError("a context without a slot cannot have run")
+        state = slot.state()
+        if state == ContextState.NONE:
+            return None
+        thread_id = slot.thread_id()
+        if thread_id != abi.INVALID_ID:
+            return self._corrupt(thread_id)
+        self._pull = True
+        if state in (ContextState.SYSCALL, ContextState.SYSCALL_TRAP, ContextState.SYSCALL_NEED_TRAP):
+            regs = slot.regs
+            regs[x86_64.RAX] = regs[x86_64.ORIG_RAX]
+            return SYSCALL_EVENT
+        if state == ContextState.FAULT:
+            return self._fault(slot)
+        if state == ContextState.UNEXPECTED_DEATH:
+            return death("the stub process died", errno.ECHILD)
+        return death(f"corrupted shared memory: context state {state:#x}")
+
+    def _fault(self, slot: ContextSlot) -> Event:
+        info = slot.siginfo()
+        if info.signo == abi.SIGCHLD:
+            return INTERRUPTED_EVENT
+        if info.signo not in abi.SIGNALS:
+            return death(f"corrupted shared memory: signal {info.signo}")
+        access = abi.access_of_fault(info.err) if info.signo == abi.SIGSEGV else Access.NONE
+        return Event(EventKind.SIGNAL, info, access)
+
+    def _corrupt(self, thread_id: int) -> Event:
+        """Explain a context that came back with a thread still on it: the thread reported an error, or memory was scribbled."""
+        said = self.space.report(thread_id) if self.space is not None else None
+        if said is not None:
+            return death(f"stub thread {thread_id} gave up: {said}")
+        return death(f"corrupted shared memory: the context names thread {thread_id:#x} after it came back")
+
+    def pull_full_state(self) -> None:
+        """Copy the FP state out of the slot if it may be newer (P-062)."""
+        if self._pull and self.slot is not None:
+            self.fp[:] = self.slot.fpstate[: len(self.fp)]
+            self._pull = False
+
+    def full_state_changed(self) -> None:
+        """Load ``fp`` before the next run, and do not overwrite it before (P-063)."""
+        self._restore = True
+        self._pull = False
+
+    def interrupt(self) -> None:
+        """See platform.Context.interrupt. The flag comes first; it covers every moment in which no thread is found (§5.5)."""
+        self.interrupted = True
+        if self.running:
+            self._dispatcher.interrupt(self)
+
+    def prepare_sleep(self) -> None:
+        """Nothing to do while no thread spins."""
+
+    def release(self) -> None:
+        """Give the slot back (Release)."""
+        if self.running:
+            raise ProgrammingError("a running context cannot be released")
+        self._leave()
+        self.space = None

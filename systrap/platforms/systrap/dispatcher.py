@@ -1,0 +1,344 @@
+"""Handing contexts to stubs and getting them back: submit, next_ready, switch (20-platform §5, §6; architecture.md).
+
+One thread serves many contexts: it submits them, and next_ready() returns the next one with an event. Where to look it is
+told by each space's *ready ring*. The wait itself is one call of machine code; its parameters are the dispatch block.
+
+``switch`` is the original's way: one thread waits for one context, on the futex word in its slot. Any number of threads may.
+"""
+
+import errno
+import struct
+import threading
+import time
+from collections import deque
+from typing import Final
+
+from systrap.host import futex, process
+from systrap.host.sys import NR, syscall
+from systrap.platform import INTERRUPTED_EVENT, AddressSpace, ContextError, Event, EventKind, ProgrammingError
+from systrap.platforms.systrap import abi
+from systrap.platforms.systrap import machine_code as block
+from systrap.platforms.systrap.abi import ContextSlot, ContextState
+from systrap.platforms.systrap.context import SystrapContext, death
+from systrap.platforms.systrap.machine_code import SentryCode
+from systrap.platforms.systrap.subprocess import Subprocess
+
+TIME_SLICE: Final = 0.010
+"""A context that kept a stub thread this long, while others wait for one, gives it up (20-platform §6.6)."""
+
+_POLL_INTERVAL: Final = 0.0005
+_LIVENESS_INTERVAL: Final = 0.05
+_READY: Final = 1
+_WOKEN: Final = 0
+_ENTRY = struct.Struct("<Q")
+
+
+class Dispatcher:
+    """One per platform. ``submit`` and ``next_ready`` belong to one thread; ``switch``, ``interrupt``, ``wake`` to any."""
+
+    def __init__(self, code: SentryCode, max_threads: int) -> None:
+        """``code``: an instance of the sentry image of our own, with its dispatch block."""
+        self._code = code
+        self._u32 = code.u32
+        self._u64 = code.u64
+        self._i64 = code.i64
+        self._max_threads = max_threads
+        self._lock = threading.Lock()
+        self._spaces: list[Subprocess] = []
+        self._overflow: list[Subprocess] = []
+        self._crowded: dict[Subprocess, set[int]] = {}
+        self._ready: deque[SystrapContext] = deque()
+        self._deaths: deque[Subprocess] = deque()
+        self.events = 0
+        self._u32[block.MAX_THREADS >> 2] = max_threads
+        self._u32[block.STUB_SPIN_OFF >> 2] = 1
+        if syscall(NR["futex_waitv"], 0, 0, 0, 0, 0) == -errno.ENOSYS:
+            self._u64[block.POLL_NS >> 3] = int(_POLL_INTERVAL * 1e9)
+
+    # Handing over.
+
+    def submit(self, context: SystrapContext, space: Subprocess) -> None:
+        """Let ``context`` run; next_ready() will return it (platform.Platform.submit)."""
+        if context.interrupted:
+            context.interrupted = False
+            self._ready_at_once(context, INTERRUPTED_EVENT)
+            return
+        with self._lock:
+            event = self._start(context, space, abi.NOTIFY_RING)
+        if event is not None:
+            self._ready_at_once(context, event)
+        elif space.index < 0:
+            self._activate(space)
+
+    def _ready_at_once(self, context: SystrapContext, event: Event) -> None:
+        context.event = event
+        self._ready.append(context)
+
+    def _start(self, context: SystrapContext, space: Subprocess, notify: int) -> Event | None:
+        """Queue a context to its stub. Returns the event if it cannot run at all. Lock held."""
+        if space.dead:
+            return death("the stub process died")
+        try:
+            slot = context.enter(space)
+        except ContextError as error:
+            return Event(EventKind.DEATH, error=error)
+        u32, u64 = self._u32, self._u64
+        u64[block.QUEUE >> 3] = space.queue_address
+        u64[block.CONTEXT >> 3] = slot.address
+        u32[block.CONTEXT_ID >> 2] = slot.stub_id
+        u32[block.THREADS >> 2] = len(space.threads)
+        u32[block.NOTIFY >> 2] = notify
+        outstanding = space.outstanding
+        outstanding[slot.stub_id] = context
+        context.running = True
+        result = self._code.submit()
+        if result:
+            event = self._react(space, result)
+            if event is not None:
+                self._finish(context, space, slot)
+                return event
+        if len(outstanding) == self._max_threads + 1:
+            self._crowded[space] = set()
+        # An interrupt may have come before `running` was set: its sender relies on us.
+        if context.interrupted:
+            self.interrupt(context)
+        return None
+
+    def _react(self, space: Subprocess, result: int) -> Event | None:
+        """Do what submit() asks for: another stub thread. Returns a death where there is no going on."""
+        if result < 0:
+            space.kill()
+            return death("corrupted shared memory: the context queue says it is full")
+        if not space.create_thread() and not space.threads:
+            return death("the host does not let its stub have a thread", errno.EAGAIN)
+        return None
+
+    def _finish(self, context: SystrapContext, space: Subprocess, slot: ContextSlot) -> None:
+        """Take a context back into the sentry's hands. Lock held, or on the only thread."""
+        context.running = False
+        slot.clear_interrupt()
+        outstanding = space.outstanding
+        outstanding.pop(slot.stub_id, None)
+        if self._crowded and len(outstanding) <= self._max_threads:
+            self._crowded.pop(space, None)
+        self.events += 1
+
+    # Getting back.
+
+    def next_ready(self, deadline: float | None) -> SystrapContext | None:
+        """Return the next context with an event (platform.Platform.next_ready)."""
+        while True:
+            if self._ready:
+                return self._ready.popleft()
+            if self._deaths:
+                self._bury(self._deaths.popleft())
+                continue
+            until = self._wait_until(deadline)
+            result = self._code.next_ready()
+            if result == _READY:
+                space = self._spaces[self._u32[block.READY_SPACE >> 2]]
+                context = self._take(space, self._u32[block.READY_CONTEXT >> 2])
+                if context is not None:
+                    return context
+            elif not self._look_elsewhere(result, until, deadline):
+                return None
+
+    def _wait_until(self, deadline: float | None) -> float | None:
+        """Set the wait's deadline: the caller's, or an earlier one for what cannot ring."""
+        if self._crowded or self._overflow:
+            soon = time.monotonic() + (_POLL_INTERVAL if self._overflow else TIME_SLICE)
+            deadline = soon if deadline is None else min(deadline, soon)
+        if deadline is None:
+            self._i64[block.DEADLINE_SEC >> 3] = -1
+        else:
+            self._i64[block.DEADLINE_SEC >> 3] = max(0, int(deadline))
+            self._i64[block.DEADLINE_NSEC >> 3] = max(0, int(deadline % 1 * 1e9))
+        return deadline
+
+    def _look_elsewhere(self, result: int, until: float | None, deadline: float | None) -> bool:
+        """After a wait that found nothing: tell whether there is reason to go on inside next_ready()."""
+        if result < 0 and result not in (-errno.ETIMEDOUT, -errno.EINTR, -errno.EAGAIN):
+            raise ProgrammingError(f"next_ready of the sentry image answered {result}")
+        for space in list(self._overflow):
+            context_id = self._take_entry(space)
+            if context_id is not None:
+                context = self._take(space, context_id)
+                if context is not None:
+                    self._ready.append(context)
+        if result == -errno.ETIMEDOUT and self._crowded:
+            self._end_time_slices()
+        if self._ready or self._deaths:
+            return True
+        return result == -errno.ETIMEDOUT and until != deadline
+
+    def _take(self, space: Subprocess, context_id: int) -> SystrapContext | None:
+        """Check a ring's word against our books, and return the context with its event set; None when there is none to tell.
+
+        The id comes from memory that guests can write. An entry for a context that is not out there, or has not come
+        back, was forged: that guest ends (S-141, P-105).
+        """
+        context = space.outstanding.get(context_id)
+        event = context.collect() if context is not None else None
+        if context is None or event is None or context.slot is None:
+            space.kill()
+            return None
+        with self._lock:
+            self._finish(context, space, context.slot)
+        asked = context.interrupted
+        context.interrupted = False
+        if event is INTERRUPTED_EVENT and context.preempted and not asked:
+            # Its time slice was over, nothing else: to the end of the queue.
+            context.preempted = False
+            self.submit(context, space)
+            return None
+        context.preempted = False
+        context.event = event
+        return context
+
+    # Spaces that can ring.
+
+    def _activate(self, space: Subprocess) -> None:
+        """Let next_ready() look at this space from now on. Spaces with nothing out there make room when it gets crowded."""
+        if len(self._spaces) == block.MAX_SPACES:
+            for idle in [s for s in self._spaces if not s.outstanding]:
+                self.forget(idle)
+        if len(self._spaces) == block.MAX_SPACES:
+            if space not in self._overflow:
+                self._overflow.append(space)
+            return
+        if space in self._overflow:
+            self._overflow.remove(space)
+        space.index = len(self._spaces)
+        self._spaces.append(space)
+        self._write_entry(space)
+        self._u32[block.NR_SPACES >> 2] = len(self._spaces)
+
+    def _write_entry(self, space: Subprocess) -> None:
+        entry = block.SPACES + 16 * space.index
+        self._u64[entry >> 3] = space.ring_address
+        self._u32[(entry + 8) >> 2] = space.head
+
+    def forget(self, space: Subprocess) -> None:
+        """Do not look at a space any more. On the thread of next_ready()."""
+        if space in self._overflow:
+            self._overflow.remove(space)
+        if space.index < 0:
+            return
+        last = self._spaces.pop()
+        for moved in {space, last}:
+            moved.head = self._u32[(block.SPACES + 16 * moved.index + 8) >> 2]
+        if last is not space:
+            last.index = space.index
+            self._spaces[last.index] = last
+            self._write_entry(last)
+        space.index = -1
+        self._u32[block.NR_SPACES >> 2] = len(self._spaces)
+
+    @staticmethod
+    def _take_entry(space: Subprocess) -> int | None:
+        """Take the next entry of a space's ready ring: in Python what next_ready does in machine code (take_entry)."""
+        offset = abi.RING_SLOTS + 8 * (space.head % abi.QUEUE_ENTRIES)
+        (entry,) = _ENTRY.unpack_from(space.ring, offset)
+        if entry >> 32 != (space.head + 1) & 0xFFFFFFFF:
+            return None
+        space.head = (space.head + 1) & 0xFFFFFFFF
+        return int(entry & 0xFFFFFFFF)
+
+    # Deaths, interrupts, time slices.
+
+    def space_died(self, space: Subprocess) -> None:
+        """Note that a stub died. Any thread."""
+        self._deaths.append(space)
+        self.wake()
+
+    def _bury(self, space: Subprocess) -> None:
+        """Give the contexts of a dead space back: with what they brought back before it died, else with their death."""
+        reason = f"the stub process {space.death}" if space.death is not None else "the stub process died"
+        self.forget(space)
+        with self._lock:
+            for context in list(space.outstanding.values()):
+                if context.slot is None or context.waiter:
+                    continue
+                context.event = context.collect() or death(reason)
+                self._finish(context, space, context.slot)
+                self._ready.append(context)
+
+    def interrupt(self, context: SystrapContext) -> None:
+        """Make a running context come back (20-platform §5.5). Any thread.
+
+        The flag is stored with a full barrier before the thread is looked up: either we see who runs the context, or the
+        thread that takes it sees the flag.
+        """
+        slot, space = context.slot, context.space
+        if slot is None or space is None or space.dead:
+            return
+        self._code.exchange32(slot.address + abi.INTERRUPT, 1)
+        tid = space.threads.get(slot.thread_id())
+        if tid is not None and not process.tgkill(tid, tid, abi.SIGCHLD):
+            self._code.compare_exchange32(slot.address + abi.STATE, ContextState.NONE, ContextState.UNEXPECTED_DEATH)
+            space.kill()
+            futex.wake(slot.address + abi.STATE)
+
+    def _end_time_slices(self) -> None:
+        """Preempt the contexts that had a stub thread for a whole slice, in spaces where others wait for one."""
+        for space, seen in self._crowded.items():
+            running = {
+                i for i, context in space.outstanding.items() if context.slot is not None and context.slot.acked()
+            }
+            for context_id in running & seen:
+                context = space.outstanding[context_id]
+                context.preempted = True
+                self.interrupt(context)
+            self._crowded[space] = running - seen
+
+    def wake(self) -> None:
+        """Make next_ready() return (platform.Platform.wake). Any thread."""
+        address = self._code.block_address + block.WAKE
+        self._code.add32(address, 1)
+        futex.wake(address)
+
+    # One thread for one context.
+
+    def switch(self, context: SystrapContext, space: AddressSpace) -> Event:
+        """Run one context and wait for it (platform.Context.switch)."""
+        if not isinstance(space, Subprocess):
+            raise ProgrammingError("the address space belongs to another platform")
+        if context.interrupted:
+            context.interrupted = False
+            return INTERRUPTED_EVENT
+        while True:
+            context.waiter = True
+            with self._lock:
+                event = self._start(context, space, abi.NOTIFY_FUTEX)
+            if event is None:
+                event = self._await(context, space)
+            asked = context.interrupted
+            context.interrupted = False
+            if event is INTERRUPTED_EVENT and context.preempted and not asked:
+                context.preempted = False
+                continue
+            context.preempted = context.waiter = False
+            context.event = event
+            return event
+
+    def _await(self, context: SystrapContext, space: Subprocess) -> Event:
+        """Sleep on the context's state word until it comes back or its stub is dead."""
+        slot = context.slot
+        if slot is None:
+            raise ProgrammingError("a context without a slot cannot be waited for")
+        timeout = TIME_SLICE
+        while True:
+            futex.wait(slot.address + abi.STATE, ContextState.NONE, timeout)
+            # Dead is asked first: what the context brought back before its stub died still counts.
+            dead = space.dead
+            event = context.collect()
+            if event is None and dead:
+                event = death(f"the stub process {space.death}")
+            if event is not None:
+                with self._lock:
+                    self._finish(context, space, slot)
+                return event
+            if timeout == TIME_SLICE and len(space.outstanding) > self._max_threads and slot.acked():
+                context.preempted = True
+                self.interrupt(context)
+                timeout = _LIVENESS_INTERVAL

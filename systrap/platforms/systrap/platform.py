@@ -1,0 +1,193 @@
+"""The systrap platform: the whole story, and where to read on (seed: systrap.go; 20-platform §1, §3.1).
+
+A **stub process** (subprocess.py) is one guest address space. All are cloned from the **source** (source.py), which was
+cloned from the sentry and holds nothing but the **stub image** (stub.py, layout.py): machine code (blob.py, docs/images.md)
+and seccomp programs (filters.py) that turn every system call of guest code into SIGSYS.
+
+A guest thread's registers live in a **context** (context.py), a slot of memory shared with the stub (abi.py). The
+**dispatcher** (dispatcher.py) puts it on the stub's context queue; a **sysmsg thread** of the stub takes it, runs guest
+code natively until the kernel calls the signal handler, writes the registers back and announces the context in the
+stub's ready ring; ``next_ready`` finds it there. Mappings change through the stub's **syscall thread**
+(syscall_thread.py), which no guest code can reach. The **broker** (broker.py) is parent of all and learns of deaths.
+"""
+
+import errno
+import os
+import threading
+import weakref
+from typing import Final
+
+from systrap.host import limits
+from systrap.host.auxv import auxiliary_vector
+from systrap.host.sys import NR, syscall
+from systrap.memory import MemoryFile
+from systrap.platform import (
+    AddressSpace,
+    Context,
+    Options,
+    Platform,
+    PlatformError,
+    ProgrammingError,
+    RequirementError,
+    Requirements,
+)
+from systrap.platforms.systrap import blob, fpu, stub
+from systrap.platforms.systrap.broker import Broker
+from systrap.platforms.systrap.context import SystrapContext
+from systrap.platforms.systrap.dispatcher import Dispatcher
+from systrap.platforms.systrap.machine_code import SentryCode, read_cpuid
+from systrap.platforms.systrap.source import Source
+from systrap.platforms.systrap.subprocess import Environment, Subprocess
+
+_AT_HWCAP2: Final = 26
+_SECCOMP_SET_MODE_FILTER: Final = 1
+_NEW_LISTENER: Final = 8
+_MEMBARRIER_GLOBAL: Final = 1
+
+
+class _Shared:
+    """What one process has once, however many platforms: image, source, memory file (P-010)."""
+
+    def __init__(self, options: Options) -> None:
+        self.blob = (options.stub_blob, options.stub_manifest)
+        image = blob.load("sentry")
+        code = SentryCode(image)
+        hwcap2 = auxiliary_vector().get(_AT_HWCAP2, 0)
+        self.arch_state = fpu.probe(lambda leaf, subleaf: read_cpuid(code, leaf, subleaf), hwcap2)
+        self.max_threads = len(os.sched_getaffinity(0))
+        sysmsg = _sysmsg_image(options)
+        stub_image = stub.build(blob.load("bootstrap"), sysmsg, self.arch_state, self.max_threads, patching=False)
+        memory = MemoryFile("systrap-memory")
+        broker = Broker()
+        source = Source(code, stub_image, memory, broker)
+        self.environment = Environment(code, memory, broker, source, self.max_threads, _has_listener())
+
+
+_shared: _Shared | None = None
+_shared_lock = threading.Lock()
+
+
+def _sysmsg_image(options: Options) -> blob.Image:
+    """Return our sysmsg image, or the foreign one that was asked for."""
+    if options.stub_blob is None:
+        return blob.load("sysmsg")
+    if options.stub_manifest is None:
+        raise RequirementError("a foreign stub blob needs its manifest: --stub-manifest FILE")
+    return blob.load_foreign(options.stub_blob, options.stub_manifest)
+
+
+def _has_listener() -> bool:
+    """Tell whether this kernel has seccomp listeners: it looks at the flag before it looks at the (missing) program."""
+    return syscall(NR["seccomp"], _SECCOMP_SET_MODE_FILTER, _NEW_LISTENER, 0) == -errno.EFAULT
+
+
+class SystrapPlatform(Platform):
+    """See platform.Platform. The process must not have installed a seccomp filter that forbids clone before."""
+
+    name = "systrap"
+
+    def __init__(self, options: Options) -> None:
+        """Create the platform, and with the first one of a process the source. Raises RequirementError, PlatformError."""
+        global _shared
+        with _shared_lock:
+            if _shared is None:
+                try:
+                    _shared = _Shared(options)
+                except (OSError, blob.BlobError) as error:
+                    raise PlatformError(f"the systrap platform cannot start: {error}") from error
+            shared = _shared
+        if shared.blob != (options.stub_blob, options.stub_manifest):
+            raise PlatformError("this process has its stub image already; another one needs another process")
+        self._environment = shared.environment
+        self._fp_len = shared.arch_state.fp_len
+        self._concurrency = shared.max_threads
+        self._dispatcher = Dispatcher(SentryCode(blob.load("sentry")), shared.max_threads)
+        self._spaces: weakref.WeakSet[Subprocess] = weakref.WeakSet()
+        self._created = 0
+        self._barrier = syscall(NR["membarrier"], 0, 0) & _MEMBARRIER_GLOBAL == _MEMBARRIER_GLOBAL
+
+    def min_user_address(self) -> int:
+        """See platform.Platform."""
+        return limits.min_user_address()
+
+    def max_user_address(self) -> int:
+        """See platform.Platform."""
+        return limits.max_user_address()
+
+    def concurrency_count(self) -> int:
+        """Return the limit of sysmsg threads of one space: the CPUs this process may use (P-080)."""
+        return self._concurrency
+
+    def have_global_memory_barrier(self) -> bool:
+        """See platform.Platform."""
+        return self._barrier
+
+    def global_memory_barrier(self) -> None:
+        """Ask the host: guests run in other address spaces, so only MEMBARRIER_CMD_GLOBAL reaches them all."""
+        if not self._barrier:
+            super().global_memory_barrier()
+        if syscall(NR["membarrier"], _MEMBARRIER_GLOBAL, 0) != 0:
+            raise PlatformError("membarrier(GLOBAL) failed")
+
+    def new_address_space(self) -> AddressSpace:
+        """See platform.Platform. One process, cloned from the source (20-platform §2.4)."""
+        try:
+            space = Subprocess(self._environment, self._dispatcher)
+        except OSError as error:
+            raise PlatformError(f"no new address space: {error}") from error
+        self._spaces.add(space)
+        self._created += 1
+        return space
+
+    def new_context(self) -> Context:
+        """See platform.Platform."""
+        return SystrapContext(self._dispatcher, self._fp_len)
+
+    def submit(self, context: Context, space: AddressSpace) -> None:
+        """See platform.Platform."""
+        if not isinstance(context, SystrapContext) or not isinstance(space, Subprocess):
+            raise ProgrammingError("context and address space must be this platform's")
+        self._dispatcher.submit(context, space)
+
+    def next_ready(self, deadline: float | None) -> Context | None:
+        """See platform.Platform."""
+        return self._dispatcher.next_ready(deadline)
+
+    def wake(self) -> None:
+        """See platform.Platform."""
+        self._dispatcher.wake()
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many spaces and contexts there are and were, and how many events came back."""
+        spaces = [space for space in self._spaces if not space.dead]
+        return {
+            "spaces": len(spaces),
+            "spaces_created": self._created,
+            "threads": sum(len(space.threads) for space in spaces),
+            "contexts": sum(len(space.contexts) for space in spaces),
+            "events": self._dispatcher.events,
+        }
+
+    def close(self) -> None:
+        """Kill every stub of this platform. The source stays for the next platform, and ends with the process."""
+        for space in list(self._spaces):
+            space.kill()
+
+
+class _Constructor:
+    """Makes systrap platforms (platform.Constructor)."""
+
+    def new(self, options: Options) -> Platform:
+        """See platform.Constructor."""
+        return SystrapPlatform(options)
+
+    def open_device(self, path: str) -> int | None:
+        """There is no device (OpenDevice)."""
+        return None
+
+    def requirements(self) -> Requirements:
+        """Ask for nothing: our stubs are made without ptrace, for which upstream needs CAP_SYS_PTRACE (P-002)."""
+        return Requirements(requires_cap_sys_ptrace=False, requires_current_pid_ns=False)
+
+
+CONSTRUCTOR = _Constructor()
