@@ -22,6 +22,8 @@ from tests.blobs.machine import NO_DEADLINE, RW, Block, Machine, Words, pack_wor
 PAGE = 4096
 GUEST = 0x10000000
 """Where guest code lies, one page; data follows in the next."""
+START = GUEST + 64
+"""Where guests begin. (In front of a page's first bytes there may be nothing to read.)"""
 GUEST_PAGES = 16
 TABLE = 0x60000
 """Where trampolines lie, one page."""
@@ -261,7 +263,7 @@ class Context:
         self.words.set32(abi.THREAD_ID, abi.INVALID_ID)
         struct.pack_into("<H", self.words.bytes, 0, 0x037F)
         struct.pack_into("<I", self.words.bytes, 24, 0x1F80)
-        for name, value in (("cs", CS), ("ss", SS), ("eflags", 0x202), ("rip", GUEST), ("rsp", GUEST + 8 * PAGE)):
+        for name, value in (("cs", CS), ("ss", SS), ("eflags", 0x202), ("rip", START), ("rsp", GUEST + 8 * PAGE)):
             self[name] = value
 
     def __getitem__(self, register: str) -> int:
