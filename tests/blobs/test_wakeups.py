@@ -1,0 +1,136 @@
+"""No wake-up is lost between stubs and a sentry that sleeps. The seed is printed; SYSTRAP_TEST_SEED repeats it."""
+
+import ctypes
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from systrap.host import futex
+from systrap.platforms.systrap import abi
+from tests.blobs import guest
+from tests.blobs.machine import Block, Machine, Ring
+from tests.blobs.stub import START, new_world, running_stub
+
+SEED = int(os.environ.get("SYSTRAP_TEST_SEED", "0")) or random.randrange(1 << 32)
+DURATION = float(os.environ.get("SYSTRAP_TEST_SECONDS", "1"))
+LOST = 5.0
+"""Seconds after which a wake-up counts as lost. A lost one would come never."""
+
+u32, u64 = ctypes.c_uint32, ctypes.c_uint64
+
+
+def set_deadline(machine: Machine, seconds: float) -> None:
+    at = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + int(seconds * 1e9)
+    machine.block.set64(Block.DEADLINE_SEC, at // 10**9)
+    machine.block.set64(Block.DEADLINE_NSEC, at % 10**9)
+
+
+def dawdle(dice: random.Random) -> None:
+    """Mostly go on at once, sometimes let the other side fall asleep, sometimes meet it while it does."""
+    kind = dice.randrange(8)
+    if kind == 0:
+        time.sleep(dice.random() / 2000)
+    elif kind < 4:
+        for _ in range(dice.randrange(300)):
+            pass
+
+
+def produce(machine: Machine, ring: Ring, number: int, seed: int) -> None:
+    """Be a stub, in a process of its own: the protocol of the ready ring, with real atomic operations."""
+    add = machine.function("atomic_add32", u32, u64, u32)
+    store = machine.function("store_release64", None, u64, u64)
+    fence = machine.function("fence", None)
+    base = ring.words.address
+    dice = random.Random(seed)
+    context_id = 0
+    while True:
+        # No more than the ring holds are under way.
+        if (ring.words.u32(abi.RING_TAIL) - ring.words.u32(0xC0)) & 0xFFFFFFFF >= 64:
+            time.sleep(0.0001)
+            continue
+        index = add(base + abi.RING_TAIL, 1)
+        store(base + abi.RING_SLOTS + 8 * (index % 4096), ((index + 1) & 0xFFFFFFFF) << 32 | context_id)
+        fence()
+        if ring.words.u32(abi.RING_WAITING):
+            add(base + abi.RING_BELL, 1)
+            futex.wake(base + abi.RING_BELL)
+        context_id = (context_id + 1) % 4095
+        dawdle(dice)
+
+
+@pytest.mark.parametrize("spin", [0, 20_000])
+def test_producers_in_processes(spin: int) -> None:
+    print(f"SYSTRAP_TEST_SEED={SEED}")
+    machine = Machine()
+    rings = [Ring(first=0xFFFFFF00), Ring()]
+    machine.set_spaces(rings)
+    machine.block.set64(Block.SPIN, spin)
+    children = []
+    for number, ring in enumerate(rings):
+        ring.words.set32(0xC0, ring.head)  # an unused word: how far the sentry has read
+        child = os.fork()
+        if child == 0:
+            try:
+                produce(machine, ring, number, SEED + number)
+            finally:
+                os._exit(1)
+        children.append(child)
+    try:
+        expected = [0, 0]
+        dice = random.Random(SEED + 9)
+        end = time.monotonic() + DURATION
+        while time.monotonic() < end:
+            set_deadline(machine, LOST)
+            result = machine.next_ready()
+            if result == -4:
+                continue
+            assert result == 1, f"{result} after {sum(expected)} contexts"
+            space, context_id = machine.ready()
+            assert context_id == expected[space] % 4095
+            expected[space] += 1
+            rings[space].words.set32(0xC0, machine.block.u32(Block.SPACES + 16 * space + 8))
+            dawdle(dice)
+        assert min(expected) > 100
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize(("threads", "spin", "stub_spin_off"), [(1, 0, 1), (3, 0, 1), (3, 20_000, 0), (2, 0, 0)])
+def test_a_real_stub(threads: int, spin: int, stub_spin_off: int) -> None:
+    """S-065: contexts that come and go at random, threads that park, spin and leave: each context comes back."""
+    print(f"SYSTRAP_TEST_SEED={SEED}")
+    with new_world() as world, running_stub(world) as stub:
+        block = world.machine.block
+        block.set64(Block.SPIN, spin)
+        block.set32(Block.STUB_SPIN_OFF, stub_spin_off)
+        for stack_id in range(1, threads + 1):
+            stub.start_thread(stack_id)
+        # A guest that computes for as many rounds as rcx says, then makes a system call.
+        code = b"\x48\xff\xc9\x75\xfb" + guest.SYSCALL
+        stub.code.bytes[64 : 64 + len(code)] = code
+        dice = random.Random(SEED)
+        contexts = [stub.context(i) for i in range(6)]
+        under_way: set[int] = set()
+        total = 0
+        end = time.monotonic() + DURATION
+        while time.monotonic() < end:
+            idle = [context for context in contexts if context.id not in under_way]
+            for context in dice.sample(idle, dice.randrange(0 if under_way else 1, len(idle) + 1)):
+                context["rip"], context["rcx"] = START, 1 + dice.choice((0, 10, 1000, 30000))
+                stub.queue.set32(abi.QUEUE_AWAKE_CONTEXTS, len(under_way) + 1)
+                assert stub.submit(context) >= 0
+                under_way.add(context.id)
+            context_id = stub.next(LOST)
+            assert contexts[context_id].state == 1
+            under_way.remove(context_id)
+            total += 1
+            dawdle(dice)
+        while under_way:
+            under_way.remove(stub.next(LOST))
+        print(f"{total} round trips")
+        assert total > 100
