@@ -3,10 +3,14 @@
 The compiler is one exact version of clang, out of the package ziglang, so that everybody gets the same bytes. (Its hidden
 subcommands ``clang`` and ``ld.lld`` are used: ``zig cc`` accepts -mgeneral-regs-only and ignores it.) Using systrap never
 builds anything; this runs when a source changes, and in a test that rebuilds and compares.
+
+Where llvm-objdump is installed, ``blobs/listing/`` is brought up to date too: the images as assembly, for readers. A listing
+begins with the hash of its image, by which a test finds one that is out of date.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from blobs.elf import ElfError, FlatImage, flatten
+from blobs.elf import IMAGE_SECTION, ElfError, FlatImage, flatten
 
 FORMAT: Final = 1
 ZIG_VERSION: Final = "0.15.2"
@@ -136,8 +140,20 @@ def runtime_manifest(arch: Arch, image: ImageSources, file: str, flat: FlatImage
     return "\n".join(lines) + "\n"
 
 
+def listing(file: str, flat: FlatImage, linked: Path) -> str | None:
+    """Return the image as assembly, or None where there is no disassembler."""
+    tool = shutil.which("llvm-objdump")
+    if tool is None:
+        return None
+    command = [tool, "--disassemble", "--no-show-raw-insn", f"--section={IMAGE_SECTION}", str(linked)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    body = done.stdout.partition(f"section {IMAGE_SECTION}:\n")[2]
+    lines = [line.expandtabs(8).rstrip() for line in body.splitlines()]
+    return f"{file} {sha256(flat.data).hexdigest()}\n" + "\n".join(lines) + "\n"
+
+
 def build(output: Path) -> list[str]:
-    """Build everything into ``output``; answers the names of the files."""
+    """Build everything into ``output``; answers the names of the files that must be the same everywhere."""
     check_compiler()
     arches: dict[str, dict[str, object]] = {}
     runtime = f"format {FORMAT}\n"
@@ -146,9 +162,13 @@ def build(output: Path) -> list[str]:
         for arch in ARCHES:
             images: dict[str, dict[str, object]] = {}
             for image in IMAGES:
-                flat, _ = build_image(arch, image, Path(folder))
+                flat, linked = build_image(arch, image, Path(folder))
                 name = f"{arch.name}-{image.name}.bin"
                 (output / name).write_bytes(flat.data)
+                text = listing(name, flat, linked)
+                if text is not None:
+                    (output / "listing").mkdir(exist_ok=True)
+                    (output / "listing" / f"{arch.name}-{image.name}.lst").write_text(text)
                 images[image.name] = image_entry(name, flat)
                 runtime += runtime_manifest(arch, image, name, flat)
                 names.append(name)
