@@ -696,6 +696,21 @@ def test_a_thread_that_finds_its_sysmsg_forged_reports_and_dies(stub: Stub, by: 
     assert stub.wait_death() == -signal.SIGKILL
 
 
+def test_the_panic_wakes_a_sentry_that_sleeps_on_the_state(stub: Stub) -> None:
+    """S-149: with the argument values that F1 allows (10-stub §8.3 item 8); else the thread would die unheard."""
+    stub.world.machine.block.set32(Block.NOTIFY, abi.NOTIFY_FUTEX)
+    # mov $200000000, %ecx; dec %ecx; jnz; syscall: time enough to fall asleep
+    load(stub, b"\xb9\x00\xc2\xeb\x0b\xff\xc9\x75\xfc", guest.SYSCALL)
+    context = stub.context(0)
+    wait_parked(stub)
+    stub.sysmsg(1).set64(0, 0x1000)
+    begin = time.monotonic()
+    stub.submit(context)
+    assert futex.wait(context.words.address + abi.STATE, 0, 30.0)
+    assert time.monotonic() - begin < 20
+    assert context.state == FAULT
+
+
 def test_an_impossible_context_id(stub: Stub) -> None:
     """S-074."""
     stub.world.machine.block.set64(Block.CONTEXT, stub.context(0).words.address)

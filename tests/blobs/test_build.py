@@ -1,0 +1,174 @@
+"""The images in git are what the sources give, and the build refuses what would not work as an image."""
+
+import json
+import shutil
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from blobs import build
+from blobs.elf import ElfError, flatten
+from systrap.platforms.systrap import blob
+
+BLOBS = Path(build.__file__).resolve().parent
+X86_64 = build.ARCHES[0]
+
+
+@pytest.fixture(scope="module")
+def _compiler() -> None:
+    try:
+        build.check_compiler()
+    except build.BuildError as error:
+        pytest.skip(str(error))
+
+
+needs_compiler = pytest.mark.usefixtures("_compiler")
+
+
+def names() -> list[str]:
+    return [f"{arch.name}-{image.name}" for arch in build.ARCHES for image in build.IMAGES]
+
+
+@needs_compiler
+def test_a_rebuild_gives_the_same_bytes() -> None:
+    assert build.check() == []
+
+
+@needs_compiler
+def test_check_notices_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in [*(f"{name}.bin" for name in names()), "manifest.json", "manifest.txt"]:
+        shutil.copy(BLOBS / file, tmp_path / file)
+    changed = tmp_path / "x86_64-sysmsg.bin"
+    changed.write_bytes(changed.read_bytes()[:-1] + b"\x01")
+    (tmp_path / "manifest.txt").unlink()
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    assert build.check() == ["x86_64-sysmsg.bin is not what the sources give", "manifest.txt is missing"]
+
+
+def test_another_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(build, "_zig", lambda *_: "0.13.0\n")
+    assert build.main(["--check"]) == 2
+    assert "ziglang is 0.13.0; the images are built with 0.15.2" in capsys.readouterr().err
+
+
+def test_no_compiler_is_told_in_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert build.main(["--check"]) == 2
+    assert "pip install ziglang==0.15.2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_manifests_describe_the_files(name: str) -> None:
+    arch, _, image = name.partition("-")
+    data = (BLOBS / f"{name}.bin").read_bytes()
+    described = json.loads((BLOBS / "manifest.json").read_text())["architectures"][arch]
+    entry = described["images"][image]
+    assert entry["sha256"] == sha256(data).hexdigest()
+    assert entry["size"] == len(data)
+    loaded = blob.load(image, arch)
+    assert loaded.data == data
+    assert loaded.exports == entry["exports"]
+    assert loaded.parameters == described["parameters"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_listings_belong_to_the_images(name: str) -> None:
+    first = (BLOBS / "listing" / f"{name}.lst").read_text().splitlines()[0]
+    digest = sha256((BLOBS / f"{name}.bin").read_bytes()).hexdigest()
+    assert first == f"{name}.bin {digest}", "run python -m blobs.build where llvm-objdump is installed"
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_instruction_touches_the_guests_vector_registers(name: str) -> None:
+    text = (BLOBS / "listing" / f"{name}.lst").read_text()
+    assert "xmm" not in text
+    assert "ymm" not in text
+
+
+def test_the_state_is_stored_with_a_full_fence() -> None:
+    """S-063: an xchg with ctx.state, before sentry_fast_path is read."""
+    text = (BLOBS / "listing" / "x86_64-sysmsg.lst").read_text()
+    body = text.partition("<give_back>:\n")[2].partition("\n\n")[0]
+    lines = [line.split("\t")[0].strip() for line in body.splitlines()]
+    store = next(i for i, line in enumerate(lines) if "xchg" in line and "3944(" in line)
+    look = next(i for i, line in enumerate(lines) if "3960(" in line)
+    assert store < look
+
+
+def test_upstreams_ten_exports_are_there() -> None:
+    """10-stub §1.5: all ten of amd64, and one of ours."""
+    assert set(blob.load("sysmsg", "x86_64").exports) == {
+        *("deep_sleep_timeout", "context_region", "stub_start", "arch_state", "context_queue_addr"),
+        *("spinning_queue_addr", "disable_syscall_patching", "sighandler", "restore_rt", "syshandler"),
+        "ready_ring",
+    }
+
+
+def test_variables_are_zero_and_aligned() -> None:
+    image = blob.load("sysmsg", "x86_64")
+    for name in ("context_region", "stub_start", "arch_state", "context_queue_addr", "ready_ring"):
+        assert image.offset(name) % 8 == 0
+        assert image.data[image.offset(name) : image.offset(name) + 8] == bytes(8)
+
+
+def link(tmp_path: Path, source: str) -> bytes:
+    """Build an image out of one C file, with the flags of the real ones."""
+    (tmp_path / "bad.c").write_text(source)
+    image = build.ImageSources("bad", (str(tmp_path / "bad.c"),), ())
+    return build.build_image(X86_64, image, tmp_path / "scratch")[0].data
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("int __export_x = 1; int f(void) { return __export_x; }", "no writable data"),
+        ("static int x; int f(void) { return x++; }", "no writable data"),
+        ("extern int g(void); int f(void) { return g(); }", "undefined"),
+        ("int g; int *const p = &g; int f(void) { return *p; }", "no writable data|relocation"),
+        ("int f(void); int (*const table[])(void) = {f}; int f(void) { return 1; }", "relocation|unable to place"),
+        ("double f(double x) { return x * 2; }", "SSE|undefined|error"),
+    ],
+)
+def test_what_is_no_image_is_refused(tmp_path: Path, source: str, complaint: str) -> None:
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(build.BuildError, match=complaint):
+        link(tmp_path, source)
+
+
+@needs_compiler
+def test_a_plain_function_is_an_image(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    assert link(tmp_path, "int f(int x) { return x + 1; }")
+
+
+def test_something_else_is_no_elf_file() -> None:
+    with pytest.raises(ElfError, match="not a 64-bit"):
+        flatten(bytes(64))
+
+
+def test_an_ordinary_program_is_no_image() -> None:
+    with pytest.raises(ElfError, match="sections .blob"):
+        flatten(Path("/bin/true").read_bytes())
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_the_images(tmp_path: Path) -> None:
+    """What pip installs can load its images without a source tree."""
+    copied = tmp_path / "source"
+    shutil.copytree(BLOBS.parent, copied, ignore=shutil.ignore_patterns(".*", "build", "tests", "__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), str(copied)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0 and "No matching distribution found for setuptools" in done.stderr:
+        pytest.skip("pip cannot get setuptools here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    target = tmp_path / "installed"
+    shutil.unpack_archive(wheel, target, "zip")
+    code = "from systrap.platforms.systrap import blob; print([blob.load(name).size for name in blob.IMAGES])"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=target, check=True, capture_output=True, text=True)
+    assert ran.stdout.strip() == str([blob.load(name).size for name in blob.IMAGES])
+    assert not (target / "blobs").exists(), "the build script is no top-level package of the wheel"

@@ -1,0 +1,137 @@
+"""S-020: the offsets of the Python mirror and of the C headers are the same, asked from a compiler that built neither."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from systrap.platforms.systrap import abi, layout
+from tests.blobs.machine import Block
+
+SOURCES = Path(__file__).resolve().parents[2] / "blobs" / "src"
+
+FIELDS = {
+    "sysmsg": {
+        "self": abi.SYSMSG_SELF,
+        "syshandler": abi.SYSMSG_SYSHANDLER,
+        "syshandler_stack": abi.SYSMSG_SYSHANDLER_STACK,
+        "state": abi.SYSMSG_STATE,
+        "context": abi.SYSMSG_CONTEXT,
+        "err": abi.SYSMSG_ERR,
+        "err_additional": abi.SYSMSG_ERR_ADDITIONAL,
+        "err_line": abi.SYSMSG_ERR_LINE,
+        "thread_id": abi.SYSMSG_THREAD_ID,
+    },
+    "thread_context": {
+        "fpstate_changed": abi.FPSTATE_CHANGED,
+        "ptregs": abi.PTREGS,
+        "siginfo": abi.SIGINFO,
+        "signo": abi.SIGNO,
+        "state": abi.STATE,
+        "interrupt": abi.INTERRUPT,
+        "thread_id": abi.THREAD_ID,
+        "last_thread_id": abi.LAST_THREAD_ID,
+        "sentry_fast_path": abi.SENTRY_FAST_PATH,
+        "acked_time": abi.ACKED_TIME,
+        "state_changed_time": abi.STATE_CHANGED_TIME,
+        "tls": abi.TLS,
+        "debug": abi.DEBUG,
+        "err": abi.ERR,
+    },
+    "context_queue": {
+        "end": abi.QUEUE_END,
+        "start": abi.QUEUE_START,
+        "fast_path_disabled": abi.QUEUE_FAST_PATH_DISABLED,
+        "num_awake_contexts": abi.QUEUE_AWAKE_CONTEXTS,
+        "num_active_threads": abi.QUEUE_ACTIVE_THREADS,
+        "num_spinning_threads": abi.QUEUE_SPINNING_THREADS,
+        "num_threads_to_wakeup": abi.QUEUE_THREADS_TO_WAKEUP,
+        "num_active_contexts": abi.QUEUE_ACTIVE_CONTEXTS,
+        "used_fast_path": abi.QUEUE_USED_FAST_PATH,
+        "ring": abi.QUEUE_RING,
+    },
+    "ready_ring": {
+        "tail": abi.RING_TAIL,
+        "bell": abi.RING_BELL,
+        "waiting": abi.RING_WAITING,
+        "slots": abi.RING_SLOTS,
+    },
+    "dispatch_block": {
+        "queue": Block.QUEUE,
+        "context": Block.CONTEXT,
+        "context_id": Block.CONTEXT_ID,
+        "max_threads": Block.MAX_THREADS,
+        "threads": Block.THREADS,
+        "notify": Block.NOTIFY,
+        "ready_space": Block.READY_SPACE,
+        "ready_context": Block.READY_CONTEXT,
+        "nr_spaces": Block.NR_SPACES,
+        "next_space": Block.NEXT_SPACE,
+        "spin": Block.SPIN,
+        "deadline": Block.DEADLINE_SEC,
+        "wake": Block.WAKE,
+        "wake_seen": Block.WAKE_SEEN,
+        "poll_ns": Block.POLL_NS,
+        "stub_spin_off": Block.STUB_SPIN_OFF,
+        "spaces": Block.SPACES,
+    },
+}
+
+SIZES = {
+    "struct sysmsg": abi.SYSMSG_SIZE,
+    "struct ptregs": abi.PTREGS_SIZE,
+    "struct siginfo": abi.SIGINFO_SIZE,
+    "struct context_queue": layout.QUEUE_SIZE,
+    "struct ready_ring": layout.RING_SIZE,
+}
+
+CONSTANTS = {
+    "INVALID_ID": abi.INVALID_ID,
+    "FPSTATE_SIZE": abi.FPSTATE_SIZE,
+    "CONTEXT_SLOT_SIZE": abi.CONTEXT_SIZE,
+    "RING_ENTRIES": abi.QUEUE_ENTRIES,
+    "NOTIFY_FUTEX": abi.NOTIFY_FUTEX,
+    "NOTIFY_POLLING": abi.NOTIFY_NONE,
+    "NOTIFY_READY_RING": abi.NOTIFY_RING,
+    "MAX_CONTEXT_ID": layout.CONTEXT_SLOTS - 1,
+    **{f"THREAD_{state.name}": state for state in abi.ThreadState},
+    **{f"ERROR_{error.name}": error for error in abi.StubError},
+    "CONTEXT_SYSCALL": abi.ContextState.SYSCALL,
+    "CONTEXT_FAULT": abi.ContextState.FAULT,
+    "CONTEXT_SYSCALL_TRAP": abi.ContextState.SYSCALL_TRAP,
+    "CONTEXT_SYSCALL_NEED_TRAP": abi.ContextState.SYSCALL_NEED_TRAP,
+}
+
+
+def assertions() -> list[str]:
+    expressions = [
+        f"OFFSET_OF(struct {struct}, {field}) == {offset}"
+        for struct, fields in FIELDS.items()
+        for field, offset in fields.items()
+    ]
+    expressions += [f"sizeof({name}) == {size}" for name, size in SIZES.items()]
+    return expressions + [f"(u32){name} == {int(value)}u" for name, value in CONSTANTS.items()]
+
+
+def compile_c(text: str) -> str:
+    """Let gcc read C against our headers; answers what it complains about."""
+    gcc = shutil.which("gcc")
+    if gcc is None:
+        pytest.skip("there is no gcc here")
+    parameters = ["-DPAGE_SIZE=4096", f"-DTHREAD_AREA_SIZE={layout.area_shape(4096).size}"]
+    folders = [f"-I{SOURCES}", f"-I{SOURCES}/x86_64"]
+    command = [gcc, "-std=gnu11", "-fsyntax-only", "-ffreestanding", "-w", *parameters, *folders, "-xc", "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False).stderr
+
+
+def test_python_and_c_agree() -> None:
+    text = '#include "dispatch.h"\n'
+    for expression in assertions():
+        text += f'_Static_assert({expression}, "{expression}");\n'
+    assert compile_c(text) == ""
+
+
+def test_the_check_would_notice() -> None:
+    expression = "OFFSET_OF(struct sysmsg, state) == 48"
+    assert "static assertion failed" in compile_c(f'#include "abi.h"\n_Static_assert({expression}, "");\n')
