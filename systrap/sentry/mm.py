@@ -90,6 +90,7 @@ class MemoryManager(AdvisedMappings):
         self._forget_hits()
         self.space.release()
         self._give_up(self.runs.clear())
+        self._drop_doomed()
         self.vmas.let_go(self.vmas.clear())
         if self.executable is not None:
             self.set_executable(None)

@@ -122,20 +122,34 @@ class Mappings(GuestMemory):
             mappable = file.mappable()
         elif flags & MAP_HUGETLB:
             raise SyscallError(errno.ENOMEM)
+        store: PageStore | None = None
+        if file is None:
+            offset = 0
+            if shared:
+                mappable = store = PageStore(self.memory, size)
+                name = name or "/dev/zero (deleted)"
+        try:
+            area = Vma(0, size, prot, VM_SHARED if shared else 0, max_prot, mappable, offset, file, name)
+            return self.map_area(addr, area, flags)
+        finally:
+            if store is not None:
+                store.release()
+
+    def map_area(self, addr: int, area: Vma, flags: int) -> int:
+        """Map what ``area`` says (its addresses only tell its size) where ``addr`` and MAP_… flags want it."""
+        size = area.end - area.start
         addr = self._choose(addr, size, flags)
-        bits = (VM_SHARED if shared else 0) | (VM_NORESERVE if flags & MAP_NORESERVE else 0)
+        bits = area.flags
+        if flags & MAP_NORESERVE:
+            bits |= VM_NORESERVE
         if flags & MAP_GROWSDOWN:
             bits |= VM_GROWSDOWN
         if flags & MAP_LOCKED or self.lock_future:
             self._check_lock_limit(size)
             bits |= VM_LOCKED
-        self._check_room(addr, size, prot, bits, mappable is not None)
-        if file is None and shared:
-            mappable = PageStore(self.memory, size)
-            name = name or "/dev/zero (deleted)"
-            offset = 0
-        area = Vma(addr, addr + size, prot, bits, max_prot, mappable, offset, file, name)
-        self._place(area, self._wants_pages(area, flags))
+        self._check_room(addr, size, area.prot, bits, area.file is not None)
+        area = area.changed(flags=bits).moved(addr, addr + size, area.offset)
+        self.place(area, self._wants_pages(area, flags))
         return addr
 
     def _wants_pages(self, area: Vma, flags: int) -> bool:
@@ -218,7 +232,7 @@ class Mappings(GuestMemory):
         if limit < 1 << 62 and sum(v.length for v in self.vmas.items if v.flags & VM_LOCKED) + more > limit:
             raise SyscallError(errno.EAGAIN)
 
-    def _place(self, area: Vma, populate: bool) -> None:
+    def place(self, area: Vma, populate: bool = False) -> None:
         """Put a new area in place of whatever is there, in one go."""
         outermost = self._batch is None
         self.begin_batch()
@@ -269,7 +283,7 @@ class Mappings(GuestMemory):
         if areas:
             self._discard_pages(start, end)
             self._forget_hits()
-            self.vmas.let_go(areas)
+            self._let_go(areas)
 
     # mprotect.
 
@@ -348,7 +362,7 @@ class Mappings(GuestMemory):
                 return old
             bits = VM_LOCKED if self.lock_future else 0
             area = Vma(old_end, new_end, PROT_READ | PROT_WRITE, bits, name="[heap]")
-            self._place(area, area.length <= _EAGER)
+            self.place(area, area.length <= _EAGER)
         self.brk_end = addr
         return addr
 
@@ -369,6 +383,9 @@ class Mappings(GuestMemory):
             raise SyscallError(errno.EINVAL)
         if fixed:
             self._check_target(addr, old_size, new_addr, new_size)
+            if old_size > new_size:
+                self._remove(addr + new_size, addr + old_size)
+                old_size = new_size
         area = self.vmas.find(addr)
         if area is None:
             raise SyscallError(errno.EFAULT)
@@ -430,9 +447,6 @@ class Mappings(GuestMemory):
             target = self._find_gap(new_size)
         else:
             self._remove(target, target + new_size)
-            if old_size > new_size:
-                self._remove(addr + new_size, addr + old_size)
-                old_size = new_size
         old = area.part(addr, addr + max(old_size, PAGE_SIZE))
         new = old.moved(target, target + new_size, old.offset)
         self.vmas.count(new)
@@ -441,7 +455,7 @@ class Mappings(GuestMemory):
         if runs:
             self._apply([UnmapRequest(addr, old_size)])
         if not keep and old_size:
-            self.vmas.let_go(self.vmas.cut(addr, addr + old_size))
+            self._let_go(self.vmas.cut(addr, addr + old_size))
         self.vmas.add(new)
         for run in runs:
             self._show(new, self.runs.add(run.at(run.start + target - addr)))

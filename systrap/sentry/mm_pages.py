@@ -88,6 +88,7 @@ class GuestPages:
         # While a batch is open: the requests to carry out at its end, and the frames to give up after that.
         self._batch: list[MapRequest | UnmapRequest] | None = None
         self._doomed: list[tuple[int, int]] = []
+        self._doomed_areas: list[Vma] = []
         self._map_error: MapError | None = None
         # The ranges of the last hits: [start, end) may be read (written), and lies at address + delta in the MemoryFile.
         self._read_start = self._read_end = self._read_delta = 0
@@ -105,9 +106,16 @@ class GuestPages:
         requests, self._batch = self._batch, None
         if requests:
             self._apply(_without_covered(requests))
+        self._drop_doomed()
+
+    def _drop_doomed(self) -> None:
+        """Give up what was removed during a batch."""
         doomed, self._doomed = self._doomed, []
         if doomed:
             self.frames.drop(doomed)
+        areas, self._doomed_areas = self._doomed_areas, []
+        if areas:
+            self.vmas.let_go(areas)
 
     def _apply(self, requests: "list[MapRequest | UnmapRequest]") -> None:
         """Carry out requests now, or with the batch. A range whose mapping fails is unmapped: its next fault tries again."""
@@ -131,6 +139,13 @@ class GuestPages:
             self._doomed += ranges
         else:
             self.frames.drop(ranges)
+
+    def _let_go(self, areas: list[Vma]) -> None:
+        """Give up the references of areas that were cut, and whose pages are unmapped now (or with the batch)."""
+        if self._batch is not None:
+            self._doomed_areas += areas
+        else:
+            self.vmas.let_go(areas)
 
     def _forget_hits(self) -> None:
         """Invalidate the last hits: something about areas or runs changes."""

@@ -38,7 +38,7 @@ class _Chunk:
 class PageStore(Mappable):
     """Sparse contents of ``size`` bytes; what was never written reads as zeros and costs nothing.
 
-    The pages are freed by ``release``, at the latest when nothing refers to the store any more.
+    The pages are freed by ``release`` once nothing is mapped, at the latest when nothing refers to the store any more.
     """
 
     __slots__ = ("_chunks", "_memory", "_released", "size")
