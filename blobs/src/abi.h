@@ -8,7 +8,7 @@
 #pragma once
 
 #include "types.h"
-#include "arch_abi.h" /* struct ptregs, struct arch_state, ARCH_HAS_... of the CPU */
+#include "arch_abi.h" /* struct ptregs, struct arch_state and CONTEXT_TAIL of the CPU */
 
 #ifndef PAGE_SIZE
 #error "the build passes -DPAGE_SIZE"

@@ -113,6 +113,9 @@ class Ring:
         self.words = Words.shared(RING_SIZE)
         self.head = first
         self.words.set32(abi.RING_TAIL, first)
+        # A ring begins at 0 and all zero. One that begins later looks as if it had come so far.
+        for index in range(max(first - abi.QUEUE_ENTRIES, 0), first):
+            self.words.set64(abi.RING_SLOTS + 8 * (index % abi.QUEUE_ENTRIES), (index + 1) << 32)
 
     def put(self, context_id: int) -> None:
         """Write an entry, without a word to a sentry that sleeps."""

@@ -344,7 +344,7 @@ class Stub:
         return self.world.machine.submit()
 
     def next(self, timeout: float = 10.0) -> int:
-        """Wait for the next context; answers its id."""
+        """Wait for the next context; answers its id. One that is only found when the time is up was lost."""
         block = self.world.machine.block
         at = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + int(timeout * 1e9)
         block.set64(Block.DEADLINE_SEC, at // 10**9)
@@ -352,6 +352,7 @@ class Stub:
         while (result := self.world.machine.next_ready()) == -4:
             pass
         assert result == 1, f"no context came back: {result}; {self.reports()}"
+        assert time.clock_gettime_ns(time.CLOCK_MONOTONIC) < at, "its wake-up was lost"
         return self.world.machine.ready()[1]
 
     def run(self, context: Context, timeout: float = 10.0) -> int:

@@ -1,4 +1,4 @@
-/* Offsets of abi.h for the assembler; sysmsg_layout.c checks them against the structures. */
+/* Offsets of abi.h for the assembler; syshandler.c checks them against the structures. */
 #pragma once
 
 #define SYSMSG_SELF 0x00

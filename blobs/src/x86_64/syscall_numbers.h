@@ -1,7 +1,6 @@
 /* System call numbers and kernel constants of x86-64 Linux; read by C and by the assembler. */
 #pragma once
 
-#define NR_mmap 9
 #define NR_rt_sigaction 13
 #define NR_rt_sigprocmask 14
 #define NR_rt_sigreturn 15
