@@ -168,6 +168,20 @@ def test_int80_gets_a_number_that_no_table_has(stub: Stub) -> None:
     assert struct.unpack_from("<I", context.words.bytes, abi.SIGINFO + 28)[0] == 0x40000003
 
 
+def test_a_call_of_the_vsyscall_page(stub: Stub) -> None:
+    """S-049: the kernel has done the return already; si_addr tells the sentry what it was. The page's filter, not dispatch."""
+    with open("/proc/self/maps", encoding="ascii") as maps:
+        if "[vsyscall]" not in maps.read():
+            pytest.skip("this kernel has no vsyscall page")
+    load(stub, guest.movabs(3, 0xFFFFFFFFFF600400), b"\xff\xd3", guest.UD2)  # mov $time, %rbx; call *%rbx
+    context = stub.context(0)
+    top = context["rsp"]
+    assert stub.run(context) == SYSCALL
+    assert context["orig_rax"] == NR["time"]
+    assert context.siginfo() == (signal.SIGSYS, 1, 0xFFFFFFFFFF600400)
+    assert (context["rip"], context["rsp"]) == (START + 12, top)
+
+
 # ---- faults ----
 
 
