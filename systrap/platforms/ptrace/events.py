@@ -59,9 +59,13 @@ def signal_event(context: "PtraceContext", stub: Stub, tid: int, status: int) ->
     if signo != signal.SIGSEGV:
         context.fault = None
         return Event(EventKind.SIGNAL, SignalInfo(signo, info.code, info.addr))
-    fault = (info.addr, context.regs[RIP], stub.unmaps)
+    ip = context.regs[RIP]
+    if info.code == _SI_KERNEL and machine.VSYSCALL[0] <= ip < machine.VSYSCALL[1]:
+        # A jump into the page beside its entries: the kernel only says that it does not like it.
+        info = ptrace.SignalStop(signo, machine.SEGV_MAPERR, ip)
+    fault = (info.addr, ip, stub.unmaps)
     before = context.fault_access if context.fault == fault else Access.NONE
-    access = machine.fault_access(info.code, info.addr, fault[1], before)
+    access = machine.fault_access(info.code, info.addr, ip, before)
     context.fault = fault
     context.fault_access = access
     return Event(EventKind.SIGNAL, SignalInfo(signo, info.code, info.addr), access)
