@@ -15,8 +15,8 @@ from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_RDONLY, OpenFile, drop
 from systrap.sentry.mm import MemoryManager
 from systrap.sentry.mm_map import MAP_ANONYMOUS, MAP_DENYWRITE, MAP_FIXED, MAP_PRIVATE, page_up
-from systrap.sentry.mm_pages import PAGE_MASK, RLIMIT_STACK
-from systrap.sentry.stack import StackInfo, build_stack
+from systrap.sentry.mm_pages import PAGE_MASK, RLIMIT_STACK, DefaultLimits
+from systrap.sentry.stack import StackInfo, build_stack, check_size
 from systrap.sentry.vma import PROT_EXEC, PROT_READ, PROT_WRITE, VM_GROWSDOWN, Vma
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def load(
     for text in (*argv, *env):
         if len(text) >= MAX_ARG_STRLEN:
             raise SyscallError(errno.E2BIG)
+    limits = DefaultLimits() if task.mm is None else task.mm.limits
+    check_size(limits, argv, env)
     held: list[OpenFile] = []
     try:
         program = _resolve(kernel, task, name, argv or [b""], file, held)

@@ -10,7 +10,7 @@ from systrap.host.auxv import auxiliary_vector
 from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.mm import MemoryManager
-from systrap.sentry.mm_pages import RLIMIT_STACK
+from systrap.sentry.mm_pages import RLIMIT_STACK, MemoryLimits
 
 if TYPE_CHECKING:
     from systrap.sentry.credentials import Credentials
@@ -56,11 +56,10 @@ class StackInfo(NamedTuple):
 
 
 def build_stack(mm: MemoryManager, creds: "Credentials", top: int, info: StackInfo) -> int:
-    """Write the stack below ``top``; return the stack pointer. Records in ``mm`` where /proc finds the strings. E2BIG."""
+    """Write the stack below ``top``; return the stack pointer. Records in ``mm`` where /proc finds the strings."""
     name = os.fsencode(info.name) + b"\0"
     args = b"".join(text + b"\0" for text in info.argv)
     env = b"".join(text + b"\0" for text in info.env)
-    _check_size(mm, len(args) + len(env) + 8 * (len(info.argv) + len(info.env)))
     # From the top: a null word, the file's name, environment, arguments; below them, aligned, what auxv points to.
     name_at = top - 8 - len(name)
     env_at = name_at - len(env)
@@ -89,10 +88,10 @@ def build_stack(mm: MemoryManager, creds: "Credentials", top: int, info: StackIn
     return sp
 
 
-def _check_size(mm: MemoryManager, size: int) -> None:
-    """Arguments and environment may take a quarter of the stack limit, within Linux's bounds."""
-    limit = max(min(mm.limits.soft(RLIMIT_STACK) // 4, _ARG_MAX), _ARG_MIN)
-    if size > limit:
+def check_size(limits: MemoryLimits, argv: "list[bytes]", env: "list[bytes]") -> None:
+    """E2BIG when arguments and environment take more than a quarter of the stack limit, within Linux's bounds."""
+    size = sum(map(len, argv)) + sum(map(len, env)) + 9 * (len(argv) + len(env))
+    if size > max(min(limits.soft(RLIMIT_STACK) // 4, _ARG_MAX), _ARG_MIN):
         raise SyscallError(errno.E2BIG)
 
 
