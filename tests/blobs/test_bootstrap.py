@@ -9,19 +9,8 @@ import pytest
 
 from systrap.host import mem, notify
 from systrap.host.sys import NR
-from tests.blobs.stub import (
-    ENTER_NOTIFY,
-    MAY_FAIL,
-    PAGE,
-    Call,
-    Stub,
-    World,
-    kill,
-    new_world,
-    running_source,
-    running_stub,
-    wait_death,
-)
+from tests.blobs.stub import Stub, kill, new_world, running_source, running_stub, wait_death
+from tests.blobs.world import ENTER_NOTIFY, MAY_FAIL, PAGE, Call, World
 
 
 @pytest.fixture(scope="module")

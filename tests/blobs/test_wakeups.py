@@ -12,7 +12,8 @@ from systrap.host import futex
 from systrap.platforms.systrap import abi
 from tests.blobs import guest
 from tests.blobs.machine import Block, Machine, Ring
-from tests.blobs.stub import START, new_world, running_stub
+from tests.blobs.stub import new_world, running_stub
+from tests.blobs.world import START
 
 SEED = int(os.environ.get("SYSTRAP_TEST_SEED", "0")) or random.randrange(1 << 32)
 DURATION = float(os.environ.get("SYSTRAP_TEST_SECONDS", "1"))
