@@ -102,7 +102,7 @@ def _inside_filter(host: Host) -> str:
     """Say that a filter of the surroundings is a likely cause, if there is one."""
     if _status(host, "Seccomp") == "2":
         return "a seccomp filter is in force around this process (a container's profile?): allow it there"
-    return "the kernel says no"
+    return "look for a security module (AppArmor, SELinux) that forbids it, and at the kernel's configuration"
 
 
 def architecture(host: Host) -> Finding:
