@@ -50,6 +50,8 @@ class IntervalSet(Generic[T]):
 
     def overlapping(self, start: int, end: int) -> list[T]:
         """Return the intervals that share an address with ``[start, end)``, whole."""
+        if start >= end:
+            return []
         low = self.index_from(start)
         return self.items[low : bisect_left(self.starts, end, low)]
 
@@ -77,6 +79,8 @@ class IntervalSet(Generic[T]):
 
     def cut(self, start: int, end: int) -> list[T]:
         """Take ``[start, end)`` out and return what was there, clipped to it."""
+        if start >= end:
+            return []
         low = self.index_from(start)
         high = bisect_left(self.starts, end, low)
         taken = self.items[low:high]

@@ -151,6 +151,7 @@ class MemoryManager(AdvisedMappings):
                 self.frames.share(run.offset, run.offset + run.end - run.start)
         child.runs.items = kept
         child.runs.starts = [run.start for run in kept]
+        child._unshown = True
         self._apply(requests)
 
     def _protect_private(self, requests: "list[MapRequest | UnmapRequest]") -> list[Run]:

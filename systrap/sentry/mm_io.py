@@ -1,7 +1,8 @@
 """The sentry's own access to guest memory: the second layer of a memory manager.
 
-Every access checks the area's permissions and puts pages where there are none, as one of the guest's would. The range of
-the last hit is remembered, so that the common case (small, the same stack or buffer again) is one comparison and one copy.
+Every access checks the area's permissions and puts pages where there are none, as one of the guest's would. What a page
+leads to is remembered until something changes, so that the common case (small, a page that was used before) is one look-up,
+one comparison and one copy.
 """
 
 import errno
@@ -19,7 +20,9 @@ IOV_MAX: Final = 1024
 MAX_IO: Final = 0x7FFFF000
 """The most that one read or write moves (MAX_RW_COUNT)."""
 
+PAGE_SHIFT: Final = PAGE_MASK.bit_length()
 _STRING_STEP: Final = 256
+_MOST_HITS: Final = 4096
 _PAIR = struct.Struct("<QQ")
 _U64: Final = struct.Struct("<Q")
 _U32: Final = struct.Struct("<I")
@@ -45,18 +48,21 @@ class GuestMemory(GuestPages):
             run = self.commit(vma, addr & ~PAGE_MASK, write)
         except SyscallError:
             raise SyscallError(errno.EFAULT) from None
-        start = max(run.start, vma.start)
         end = min(run.end, vma.end)
         if run.memory:
-            self._read_start, self._read_end, self._read_delta = start, end, run.offset - run.start
+            if len(self._readable) >= _MOST_HITS:
+                self._forget_hits()
+            hit = (end, run.offset - run.start)
+            self._readable[addr >> PAGE_SHIFT] = hit
             if write:
-                self._write_start, self._write_end, self._write_delta = start, end, run.offset - run.start
+                self._writable[addr >> PAGE_SHIFT] = hit
         return run, end
 
     def read(self, addr: int, n: int) -> bytes:
         """Return ``n`` bytes from ``addr``. EFAULT unless all of them can be read."""
-        if self._read_start <= addr and addr + n <= self._read_end:
-            at = addr + self._read_delta
+        hit = self._readable.get(addr >> PAGE_SHIFT)
+        if hit is not None and addr + n <= hit[0]:
+            at = addr + hit[1]
             return self._data[at : at + n]
         end = addr + n
         pieces: list[bytes] = []
@@ -106,8 +112,9 @@ class GuestMemory(GuestPages):
     def write(self, addr: int, data: "bytes | bytearray | memoryview[int]") -> None:
         """Write all of ``data`` at ``addr``. EFAULT unless all of it can be written; a prefix may be written then."""
         n = len(data)
-        if self._write_start <= addr and addr + n <= self._write_end:
-            at = addr + self._write_delta
+        hit = self._writable.get(addr >> PAGE_SHIFT)
+        if hit is not None and addr + n <= hit[0]:
+            at = addr + hit[1]
             self._data[at : at + n] = data
             return
         if self.write_partial(addr, data) != n:
@@ -154,8 +161,8 @@ class GuestMemory(GuestPages):
         pieces: list[bytes] = []
         left = limit
         while left > 0:
-            hit = self._read_start <= addr < self._read_end
-            end = self._read_end if hit else self._locate(addr, False)[1]
+            hit = self._readable.get(addr >> PAGE_SHIFT)
+            end = hit[0] if hit is not None else self._locate(addr, False)[1]
             take = min(_STRING_STEP, left, end - addr)
             try:
                 piece = self.read(addr, take)
@@ -174,15 +181,17 @@ class GuestMemory(GuestPages):
 
     def read_u32(self, addr: int) -> int:
         """Return the 32-bit word at ``addr``."""
-        if self._read_start <= addr and addr + 4 <= self._read_end:
-            at = addr + self._read_delta
+        hit = self._readable.get(addr >> PAGE_SHIFT)
+        if hit is not None and addr + 4 <= hit[0]:
+            at = addr + hit[1]
             return int.from_bytes(self._data[at : at + 4], "little")
         return int.from_bytes(self.read(addr, 4), "little")
 
     def read_u64(self, addr: int) -> int:
         """Return the 64-bit word at ``addr``."""
-        if self._read_start <= addr and addr + 8 <= self._read_end:
-            at = addr + self._read_delta
+        hit = self._readable.get(addr >> PAGE_SHIFT)
+        if hit is not None and addr + 8 <= hit[0]:
+            at = addr + hit[1]
             return int.from_bytes(self._data[at : at + 8], "little")
         return int.from_bytes(self.read(addr, 8), "little")
 

@@ -38,8 +38,8 @@ WRITE: Final = int(Access.WRITE)
 _WINDOW: Final = 2 << 20
 _BIG_WINDOW: Final = 32 << 20
 # Copying costs: small enough to stay below the price of the fault itself.
-_COPY_WINDOW: Final = 32 << 10
-_FILE_COPY_WINDOW: Final = 64 << 10
+_COPY_WINDOW: Final = 64 << 10
+_SHOWN_AT_ONCE: Final = 64
 _STACK_STEP: Final = 128 << 10
 
 ACCESS: Final = tuple(Access(bits) for bits in range(8))
@@ -85,14 +85,17 @@ class GuestPages:
         self.runs: RunSet = IntervalSet()
         self.space: AddressSpace = platform.new_address_space()
         self.dead = False
+        # A forked child has runs, but nothing is mapped yet.
+        self._unshown = False
         # While a batch is open: the requests to carry out at its end, and the frames to give up after that.
         self._batch: list[MapRequest | UnmapRequest] | None = None
         self._doomed: list[tuple[int, int]] = []
         self._doomed_areas: list[Vma] = []
         self._map_error: MapError | None = None
-        # The ranges of the last hits: [start, end) may be read (written), and lies at address + delta in the MemoryFile.
-        self._read_start = self._read_end = self._read_delta = 0
-        self._write_start = self._write_end = self._write_delta = 0
+        # Pages that the sentry accessed, until something changes: page number to the end of the range that may be read
+        # (written) around it, and what to add to an address for its offset in the MemoryFile.
+        self._readable: dict[int, tuple[int, int]] = {}
+        self._writable: dict[int, tuple[int, int]] = {}
 
     # Changing the platform's address space.
 
@@ -148,8 +151,10 @@ class GuestPages:
             self.vmas.let_go(areas)
 
     def _forget_hits(self) -> None:
-        """Invalidate the last hits: something about areas or runs changes."""
-        self._read_end = self._write_end = 0
+        """Invalidate what is known of pages: something about areas or runs changes."""
+        if self._readable:
+            self._readable.clear()
+            self._writable.clear()
 
     def _discard_pages(self, start: int, end: int) -> None:
         """Take away the pages behind a range: the next access finds fresh ones."""
@@ -172,6 +177,20 @@ class GuestPages:
         request = self._map_request(vma, run)
         if request is not None:
             self._apply([request])
+
+    def _show_all(self) -> None:
+        """Show a forked child what it has, if that is little: one batch instead of a fault for each run."""
+        self._unshown = False
+        runs = self.runs.items
+        if len(runs) > _SHOWN_AT_ONCE:
+            return
+        requests: list[MapRequest | UnmapRequest] = []
+        for run in runs:
+            for vma in self.vmas.overlapping(run.start, run.end):
+                request = self._map_request(vma, run)
+                if request is not None:
+                    requests.append(request)
+        self._apply(requests)
 
     # Putting pages behind addresses.
 
@@ -196,7 +215,7 @@ class GuestPages:
         elif vma.flags & VM_SHARED:
             run = self._fill_from(vma, vma.mappable, page, low, high, bool(vma.prot & WRITE))
         elif write:
-            low, high = self._window(page, low, high, _FILE_COPY_WINDOW)
+            low, high = self._window(page, low, high, _COPY_WINDOW)
             source = self._fill_from(vma, vma.mappable, page, low, high, False, add=False)
             run = self._copy(source)
         else:
@@ -237,6 +256,7 @@ class GuestPages:
         """Make the pages around ``page`` in ``run`` writable: by asking for them again, by being the last owner, by copying."""
         self._forget_hits()
         low, high = max(run.start, vma.start), min(run.end, vma.end)
+        new: Run | None = None
         if vma.mappable is not None and vma.flags & VM_SHARED:
             new = self._fill_from(vma, vma.mappable, page, low, high, True)
         elif run.owned:
@@ -248,10 +268,8 @@ class GuestPages:
                 new = self.runs.add(new)
                 self._show(vma, new)
                 return new
+        if new is None:
             low, high = self._window(page, low, high, _COPY_WINDOW)
-            new = self._copy(run.part(low, high))
-        else:
-            low, high = self._window(page, low, high, _FILE_COPY_WINDOW)
             new = self._copy(run.part(low, high))
         old = self.runs.cut(new.start, new.end)
         new = self.runs.add(new)
@@ -263,12 +281,18 @@ class GuestPages:
         """Return a private, writable copy of a run's pages."""
         length = source.end - source.start
         at = self._allocate(length)
-        data = self.memory.data
+        # pwrite fills fresh pages faster than stores, which would fault each of them into the sentry's mapping.
+        fd = self.memory.fd
         if source.memory:
-            data[at : at + length] = data[source.offset : source.offset + length]
+            with memoryview(self.memory.data) as data, data[source.offset : source.offset + length] as pages:
+                done = os.pwrite(fd, pages, at)
         else:
             content = self._pread(source, source.offset, length)
-            data[at : at + len(content)] = content
+            length = len(content)
+            done = os.pwrite(fd, content, at)
+        if done < length:
+            self.frames.drop([(at, at + source.end - source.start)])
+            raise SyscallError(errno.ENOMEM)
         return Run(source.start, source.end, self.memory, at, True, True, True)
 
     @staticmethod
@@ -294,6 +318,8 @@ class GuestPages:
         page = addr & ~PAGE_MASK
         write = bits & WRITE != 0
         self._map_error = None
+        if self._unshown:
+            self._show_all()
         try:
             run = self.runs.find(page)
             if run is not None and (run.writable or not write):

@@ -48,6 +48,7 @@ def test_store_is_a_file(steps: "list[tuple[str, int, object]]") -> None:
             assert backing.in_memory_file
             assert memory.data[backing.start] == model[at // PAGE * PAGE]
         assert store.size == len(model)
+    store.punch(5, 0)
     assert store.read(0, LIMIT * 2) == model
     store.release()
     assert not memory.live
