@@ -150,6 +150,13 @@ def test_wake(kernel: Kernel) -> None:
         assert kernel.platform.next_ready(None) is None
 
 
+def test_wake_before_the_first_wait(kernel: Kernel) -> None:
+    """wake(): a thread that wakes early is not forgotten."""
+    submit_only(kernel)
+    kernel.platform.wake()
+    assert kernel.platform.next_ready(None) is None
+
+
 def test_other_children_are_left_alone(kernel: Kernel) -> None:
     """A child process of the sentry's own is nobody else's to reap."""
     child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])

@@ -75,6 +75,7 @@ class PtracePlatform(Platform):
         self._early: list[tuple[PtraceContext, Stub]] = []
         self._spaces: set[PtraceSpace] = set()
         self._contexts: set[PtraceContext] = set()
+        self._woken_early = False
         self._closed = False
         self._barrier = syscall(NR["membarrier"], _MEMBARRIER_QUERY, 0)
         try:
@@ -191,6 +192,8 @@ class PtracePlatform(Platform):
             except (OSError, StubDiedError) as error:
                 raise PlatformError(f"this thread cannot serve guests: {error}") from error
             early, self._early = self._early, []
+            if self._woken_early:
+                server.wake()
         for context, stub in early:
             server.start(context, stub)
         return server
@@ -198,8 +201,13 @@ class PtracePlatform(Platform):
     def wake(self) -> None:
         """See Platform."""
         server = self.server
-        if server is not None:
-            server.wake()
+        if server is None:
+            with self._lock:
+                server = self.server
+                if server is None:
+                    self._woken_early = True
+                    return
+        server.wake()
 
     def _stub(self, context: PtraceContext, space: AddressSpace) -> Stub:
         """Check what the caller wants to run where."""
