@@ -14,8 +14,9 @@ from systrap.sentry.elf import Image, ImageError
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_RDONLY, OpenFile, drop
 from systrap.sentry.mm import MemoryManager
+from systrap.sentry.mm_limits import RLIMIT_STACK, DefaultLimits
 from systrap.sentry.mm_map import MAP_ANONYMOUS, MAP_DENYWRITE, MAP_FIXED, MAP_PRIVATE, page_up
-from systrap.sentry.mm_pages import PAGE_MASK, RLIMIT_STACK, DefaultLimits
+from systrap.sentry.mm_pages import PAGE_MASK
 from systrap.sentry.stack import StackInfo, build_stack, check_size
 from systrap.sentry.vma import PROT_EXEC, PROT_READ, PROT_WRITE, VM_GROWSDOWN, Vma
 

@@ -1,6 +1,7 @@
 """MemoryManager: the memory of a process, whole. Sharing and copying it, and what /proc tells of it.
 
-The layers below: mm_pages.py (pages, faults), mm_io.py (the sentry's access), mm_map.py (mmap…), mm_advice.py (madvise…).
+The layers below: mm_pages.py (pages, faults), mm_io.py (the sentry's access), mm_map.py (mmap…), mm_remap.py (mremap),
+mm_advice.py (madvise…).
 """
 
 import errno
@@ -12,18 +13,8 @@ from systrap.platform import MapRequest, Platform, UnmapRequest
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import OpenFile, drop
 from systrap.sentry.mm_advice import AdvisedMappings
-from systrap.sentry.mm_pages import (
-    ACCESS,
-    BUS_ADRERR,
-    SEGV_ACCERR,
-    SEGV_MAPERR,
-    SIGBUS,
-    SIGSEGV,
-    WRITE,
-    DefaultLimits,
-    MemoryLimits,
-    SegvError,
-)
+from systrap.sentry.mm_limits import DefaultLimits, MemoryLimits
+from systrap.sentry.mm_pages import ACCESS, BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGSEGV, WRITE, SegvError
 from systrap.sentry.pma import Frames, Run
 from systrap.sentry.vma import PROT_EXEC, PROT_READ, PROT_WRITE, VM_DONTFORK, VM_SHARED, VM_WIPEONFORK, Vma
 
@@ -183,13 +174,20 @@ class MemoryManager(AdvisedMappings):
         return self, addr
 
     def describe(self, addr: int) -> str:
-        """Return the mapping that contains ``addr`` and the offset in it, for crash reports."""
+        """Return the mapping that contains ``addr``, the offset in it, and the nearest symbol, for crash reports."""
         vma = self.vmas.find(addr)
         if vma is None:
             return "not mapped"
         name = _name_of(vma) or "anonymous memory"
-        offset = vma.offset if vma.file is not None else 0
-        return f"{name}+{offset + addr - vma.start:#x} ({_permissions(vma)})"
+        if vma.file is None:
+            return f"{name}+{addr - vma.start:#x} ({_permissions(vma)})"
+        from systrap.sentry.symbols import nearest
+
+        offset = vma.offset + addr - vma.start
+        file = vma.file
+        symbol = nearest(lambda at, count: file.pread(count, at), offset)
+        where = f" in {symbol}" if symbol else ""
+        return f"{name}+{offset:#x} ({_permissions(vma)}){where}"
 
     def maps_text(self) -> bytes:
         """Return /proc/PID/maps."""

@@ -1,4 +1,4 @@
-"""What madvise, msync, mincore and the mlock family do: the fourth layer of a memory manager."""
+"""What madvise, msync, mincore and the mlock family do: the top layer but one of a memory manager."""
 
 import errno
 from typing import Final
@@ -6,8 +6,10 @@ from typing import Final
 from systrap.host.holes import punch_hole
 from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.errors import SyscallError
-from systrap.sentry.mm_map import Mappings, page_up
-from systrap.sentry.mm_pages import PAGE_MASK, RLIMIT_MEMLOCK
+from systrap.sentry.mm_limits import RLIMIT_MEMLOCK
+from systrap.sentry.mm_map import page_up
+from systrap.sentry.mm_pages import PAGE_MASK
+from systrap.sentry.mm_remap import MovableMappings
 from systrap.sentry.pages import PageStore
 from systrap.sentry.vma import (
     PROT_WRITE,
@@ -60,7 +62,7 @@ MCL_FUTURE: Final = 2
 MCL_ONFAULT: Final = 4
 
 
-class AdvisedMappings(Mappings):
+class AdvisedMappings(MovableMappings):
     """Advice, synchronisation and locking of ranges."""
 
     def advise(self, addr: int, length: int, advice: int) -> None:

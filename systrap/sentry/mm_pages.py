@@ -8,7 +8,7 @@ Rule of order everywhere: what an address space maps is unmapped from it before 
 
 import errno
 import os
-from typing import Final, Protocol
+from typing import Final
 
 from systrap.host.sys import PAGE_SIZE
 from systrap.memory import MemoryFile, OutOfMemoryFileError
@@ -16,6 +16,7 @@ from systrap.platform import Access, AddressSpace, MapError, MapRequest, Platfor
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.intervals import IntervalSet
 from systrap.sentry.mappable import Mappable
+from systrap.sentry.mm_limits import RLIMIT_AS, RLIMIT_STACK, DefaultLimits, MemoryLimits
 from systrap.sentry.pma import Frames, Run, RunSet
 from systrap.sentry.vma import STACK_GUARD_GAP, VM_GROWSDOWN, VM_SHARED, Vma, VmaSet
 
@@ -24,11 +25,6 @@ SIGSEGV: Final = 11
 SEGV_MAPERR: Final = 1
 SEGV_ACCERR: Final = 2
 BUS_ADRERR: Final = 2
-
-RLIMIT_DATA: Final = 2
-RLIMIT_STACK: Final = 3
-RLIMIT_MEMLOCK: Final = 8
-RLIMIT_AS: Final = 9
 
 PAGE_MASK: Final = PAGE_SIZE - 1
 READ: Final = int(Access.READ)
@@ -39,6 +35,7 @@ _WINDOW: Final = 2 << 20
 _BIG_WINDOW: Final = 32 << 20
 # Copying costs: small enough to stay below the price of the fault itself.
 _COPY_WINDOW: Final = 64 << 10
+_AHEAD: Final = 1 << 20
 _SHOWN_AT_ONCE: Final = 64
 _STACK_STEP: Final = 128 << 10
 
@@ -53,21 +50,6 @@ class SegvError(Exception):
         self.signo = signo
         self.code = code
         self.addr = addr
-
-
-class MemoryLimits(Protocol):
-    """The resource limits that bound an address space."""
-
-    def soft(self, resource: int) -> int:
-        """Return the soft limit of RLIMIT_… in bytes; 2**64-1 is none."""
-
-
-class DefaultLimits:
-    """What a process has that nobody limited: an 8 MiB stack and 8 MiB of locked memory."""
-
-    def soft(self, resource: int) -> int:
-        """See MemoryLimits."""
-        return 8 << 20 if resource in (RLIMIT_STACK, RLIMIT_MEMLOCK) else (1 << 64) - 1
 
 
 class GuestPages:
@@ -225,6 +207,12 @@ class GuestPages:
         return run
 
     def _fill_anonymous(self, vma: Vma, page: int, low: int, high: int) -> Run:
+        if high == vma.end:
+            # Memory that is reserved without access (an arena of malloc) gets its pages with its neighbour: when it is
+            # opened, step by step, they are there.
+            after = self.vmas.find(high)
+            if after is not None and not after.prot and after.mappable is None and not after.flags:
+                high = self.runs.gap_around(page, low, min(after.end, high + _AHEAD))[1]
         low, high = self._window(page, low, high, _BIG_WINDOW if vma.end - vma.start > _BIG_WINDOW else _WINDOW)
         return Run(low, high, self.memory, self._allocate(high - low), True, True, True)
 

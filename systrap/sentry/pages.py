@@ -214,3 +214,17 @@ class PageStore(Mappable):
         except (OSError, AttributeError):
             # The MemoryFile was closed before (end of the run): the pages are gone already.
             return
+
+
+class ZeroPages(Mappable):
+    """/dev/zero: mapping it gives anonymous memory. The memory manager makes it so; nothing is ever translated."""
+
+    __slots__ = ()
+
+    def translate(self, offset: int, length: int, write: bool) -> Backing:
+        """Never called for a mapping; refuse."""
+        raise SyscallError(errno.ENODEV)
+
+    def read_page_bytes(self, offset: int, length: int) -> bytes:
+        """Return zeros."""
+        return bytes(length)

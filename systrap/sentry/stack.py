@@ -10,7 +10,7 @@ from systrap.host.auxv import auxiliary_vector
 from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.mm import MemoryManager
-from systrap.sentry.mm_pages import RLIMIT_STACK, MemoryLimits
+from systrap.sentry.mm_limits import RLIMIT_STACK, MemoryLimits
 
 if TYPE_CHECKING:
     from systrap.sentry.credentials import Credentials

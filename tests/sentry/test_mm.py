@@ -16,10 +16,8 @@ from systrap.sentry.mm_map import (
     MAP_GROWSDOWN,
     MAP_PRIVATE,
     MAP_SHARED,
-    MREMAP_DONTUNMAP,
-    MREMAP_FIXED,
-    MREMAP_MAYMOVE,
 )
+from systrap.sentry.mm_remap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
 from systrap.sentry.vma import VM_GROWSDOWN, Vma
 from tests.sentry.fake_platform import PAGE, CheckedMemoryFile, FakePlatform, FakeSpace
 from tests.sentry.test_mm_model import HostContents, TestFile, guest_access
@@ -256,11 +254,11 @@ def test_fork_writes_in_place_when_alone(mm: MemoryManager) -> None:
 
 def test_last_user_releases(mm: MemoryManager) -> None:
     mm.map(0, PAGE, RW, ANON)
-    mm.retain()
+    assert mm.retain() is mm
     mm.release()
-    assert not mm.dead
+    assert not space(mm).released
     mm.release()
-    assert mm.dead
+    assert mm.users == 0
     assert space(mm).released
 
 

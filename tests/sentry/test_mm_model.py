@@ -13,7 +13,8 @@ from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_RDWR, OpenFile
 from systrap.sentry.mappable import Backing, Mappable
 from systrap.sentry.mm import SIGBUS, MemoryManager, SegvError
-from systrap.sentry.mm_map import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE
+from systrap.sentry.mm_map import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, MAP_SHARED
+from systrap.sentry.mm_remap import MREMAP_FIXED, MREMAP_MAYMOVE
 from systrap.sentry.pages import PageStore
 from tests.sentry.fake_platform import PAGE, CheckedMemoryFile, FakePlatform, FakeSpace, page_bytes, page_write
 
