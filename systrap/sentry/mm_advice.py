@@ -57,6 +57,8 @@ MS_ASYNC: Final = 1
 MS_INVALIDATE: Final = 2
 MS_SYNC: Final = 4
 
+_U64: Final = (1 << 64) - 1
+
 MCL_CURRENT: Final = 1
 MCL_FUTURE: Final = 2
 MCL_ONFAULT: Final = 4
@@ -113,10 +115,8 @@ class AdvisedMappings(MovableMappings):
         elif advice == MADV_REMOVE:
             self._punch(area, start, end)
         elif advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
-            if advice == MADV_POPULATE_WRITE and not area.prot & PROT_WRITE:
+            if not area.access or (advice == MADV_POPULATE_WRITE and not area.prot & PROT_WRITE):
                 raise SyscallError(errno.EINVAL)
-            if not area.access:
-                raise SyscallError(errno.EFAULT)
             self.populate(start, end)
 
     def _drop_contents(self, area: Vma, start: int, end: int) -> None:
@@ -136,9 +136,9 @@ class AdvisedMappings(MovableMappings):
 
     def _punch(self, area: Vma, start: int, end: int) -> None:
         """MADV_REMOVE: holes in what is mapped."""
-        if area.flags & VM_LOCKED or area.mappable is None or not area.flags & VM_SHARED:
+        if area.flags & VM_LOCKED or area.mappable is None:
             raise SyscallError(errno.EINVAL)
-        if not area.max_prot & PROT_WRITE:
+        if not area.flags & VM_SHARED or not area.max_prot & PROT_WRITE:
             raise SyscallError(errno.EACCES)
         if not isinstance(area.mappable, PageStore):
             raise SyscallError(errno.EOPNOTSUPP)
@@ -148,8 +148,8 @@ class AdvisedMappings(MovableMappings):
         """Carry out msync(2). Shared pages are the file's own, so only the file itself may have to be synchronised."""
         if addr & PAGE_MASK or flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC) or flags & 5 == 5:
             raise SyscallError(errno.EINVAL)
-        end = addr + page_up(length)
-        if end >= 1 << 64:
+        end = addr + (page_up(length) & _U64)
+        if end > _U64:
             raise SyscallError(errno.ENOMEM)
         position, hole = addr, False
         for area in self.vmas.overlapping(addr, end):
@@ -244,9 +244,9 @@ class AdvisedMappings(MovableMappings):
 
 
 def _locked_range(addr: int, length: int) -> tuple[int, int]:
-    """Return the pages a range touches. EINVAL when it wraps around."""
+    """Return the pages a range touches. EINVAL when it wraps around (but a length that itself does is 0, as in Linux)."""
     start = addr & ~PAGE_MASK
-    end = page_up(addr + length)
-    if end >= 1 << 64:
+    end = start + (page_up(length + (addr & PAGE_MASK)) & _U64)
+    if end > _U64:
         raise SyscallError(errno.EINVAL)
     return start, end

@@ -47,6 +47,7 @@ MAP_FIXED_NOREPLACE: Final = 0x100000
 # What MAP_SHARED_VALIDATE knows; MAP_SYNC is refused by files that are not on persistent memory.
 _VALIDATED: Final = 0x3FFF0 & ~MAP_SYNC | MAP_HUGETLB | MAP_FIXED_NOREPLACE | MAP_SHARED_VALIDATE
 
+_PROT_SEM: Final = 8
 PROT_GROWSDOWN: Final = 0x01000000
 PROT_GROWSUP: Final = 0x02000000
 
@@ -104,12 +105,12 @@ class Mappings(GuestMemory):
         size = page_up(length)
         if size > self.max_address:
             raise SyscallError(errno.ENOMEM)
-        if offset + size >= 1 << 63:
-            raise SyscallError(errno.EOVERFLOW)
         prot &= PROT_ALL
         mappable: Mappable | None = None
         max_prot = PROT_ALL
         if file is not None:
+            if offset + size >= 1 << 63:
+                raise SyscallError(errno.EOVERFLOW)
             max_prot = _check_file(file, prot, flags, shared)
             mappable = file.mappable()
         elif flags & MAP_HUGETLB:
@@ -240,7 +241,8 @@ class Mappings(GuestMemory):
             self.end_batch()
 
     def populate(self, start: int, end: int) -> None:
-        """Put pages behind a range as its areas allow, as far as that is possible."""
+        """Put pages behind a range as its areas allow, as far as that is possible (and as memory goes)."""
+        end = min(end, start + committable())
         outermost = self._batch is None
         self.begin_batch()
         for vma in self.vmas.overlapping(start, end):
@@ -286,13 +288,15 @@ class Mappings(GuestMemory):
         """Change the protection of a range (mprotect). EINVAL, ENOMEM, EACCES; what lies before the trouble is changed."""
         grows = prot & (PROT_GROWSDOWN | PROT_GROWSUP)
         prot &= ~grows
-        if grows == PROT_GROWSDOWN | PROT_GROWSUP or addr & PAGE_MASK or prot & ~(PROT_ALL | 8):
+        if grows == PROT_GROWSDOWN | PROT_GROWSUP or addr & PAGE_MASK:
             raise SyscallError(errno.EINVAL)
         if length == 0:
             return
         end = addr + page_up(length)
         if end > 1 << 64 or end <= addr:
             raise SyscallError(errno.ENOMEM)
+        if prot & ~(PROT_ALL | _PROT_SEM):
+            raise SyscallError(errno.EINVAL)
         prot &= PROT_ALL
         areas = self.vmas.overlapping(addr, end)
         if grows:
