@@ -189,7 +189,12 @@ def _load_program(
 
 
 def _parse(file: OpenFile, max_address: int) -> Image:
-    return elf.parse(lambda offset, count: file.pread(count, offset), max_address)
+    image = elf.parse(lambda offset, count: file.pread(count, offset), max_address)
+    end = max(segment.offset + segment.file_size for segment in image.segments)
+    if end and not file.pread(1, end - 1):
+        # Linux would start it, and it would die of SIGBUS somewhere.
+        raise ImageError(errno.ENOEXEC, "the file is cut off")
+    return image
 
 
 def _lay_out(mm: MemoryManager) -> int:

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from systrap.sentry import elf, loader, stack
 from systrap.sentry.errors import SyscallError
@@ -193,6 +195,26 @@ def test_first_stack() -> None:
     world.end()
 
 
+@given(st.lists(st.tuples(st.integers(0, 0x140), st.integers(0, 255)), max_size=12), st.integers(0, 0x400))
+@settings(max_examples=200, deadline=None)
+def test_mutilated_images(changes: "list[tuple[int, int]]", length: int) -> None:
+    data = bytearray(
+        image(
+            CODE, segment(1, 6, 0x200, 0x401200, 0x10, 0x5000), segment(3, 4, 0x120, 0x400120, 4, 4), kind=3
+        ).ljust(0x120, b"c")
+        + b"/sh\0".ljust(0x200, b"d")
+    )  # fmt: skip
+    for at, value in changes:
+        data[at] = value
+    world = World({"/prog": bytes(data[: max(length, 0x100)]), "/sh": image(CODE).ljust(0x200, b"c")})
+    world.platform.quiet = True
+    try:
+        world.load("/prog", [b"x"], []).mm.release()
+    except SyscallError as error:
+        assert error.errno  # noqa: PT017 - any errno will do, no exception of another kind
+    world.end()
+
+
 def test_scripts() -> None:
     code = image(CODE).ljust(0x200, b"c")
     world = World({"/sh": code, "/a": b"#! /sh  -x y \nrest", "/b": b"#!/a", "/loop": b"#!/loop\n", "/none": b"#!\n"})
@@ -210,7 +232,17 @@ def test_scripts() -> None:
 
 def test_refusals() -> None:
     dynamic = image(CODE, segment(3, 4, 0xB0, 0, 5, 5)) + b"/bad\0"
-    world = World({"/low": image(segment(1, 5, 0, 0, 0x200, 0x200)), "/dyn": dynamic, "/bad": b"not ELF"})
+    world = World(
+        {
+            "/low": image(segment(1, 5, 0, 0, 0x200, 0x200)).ljust(0x200),
+            "/dyn": dynamic.ljust(0x200),
+            "/bad": b"not ELF",
+            "/cut": image(CODE),
+        }
+    )
+    with pytest.raises(elf.ImageError) as image_error:
+        world.load("/cut", [b"x"], [])
+    assert image_error.value.reason == "the file is cut off"
     with pytest.raises(elf.ImageError) as image_error:
         world.load("/dyn", [b"x"], [])
     assert image_error.value.errno == errno.ELIBBAD

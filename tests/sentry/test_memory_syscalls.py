@@ -14,7 +14,7 @@ from systrap.sentry.mm import MemoryManager
 from systrap.sentry.syscalls import memory as _memory
 from systrap.sentry.syscalls.numbers import NUMBERS
 from systrap.sentry.syscalls.table import TABLE
-from tests.sentry.fake_platform import PAGE, FakePlatform, FakeSpace
+from tests.sentry.fake_platform import PAGE, FakePlatform
 from tests.sentry.test_mm_model import HostContents, TestFile
 
 CALLS = (
@@ -27,27 +27,12 @@ ARGS = (14, 13, 12, 7, 9, 8)
 assert _memory
 
 
-class QuietSpace(FakeSpace):
-    """Believes everything: the ranges here are too big to count."""
-
-    def apply(self, requests: object) -> None:
-        return
-
-
-class QuietPlatform(FakePlatform):
-    """Makes quiet spaces."""
-
-    def new_address_space(self) -> FakeSpace:
-        space = QuietSpace(self)
-        self.spaces.append(space)
-        return space
-
-
 class Kernel:
     """As much of one as memory calls look at."""
 
     def __init__(self) -> None:
-        self.platform = QuietPlatform()
+        self.platform = FakePlatform()
+        self.platform.quiet = True
         self.memory = MemoryFile("test")
         self.tasks: dict[int, SimpleNamespace] = {}
 
