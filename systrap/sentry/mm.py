@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _NAME_COLUMN: Final = 73
+_REMAPPED_BY_FORK: Final = 64
 
 
 class MemoryStatistics(NamedTuple):
@@ -143,7 +144,7 @@ class MemoryManager(AdvisedMappings):
         child.runs.items = kept
         child.runs.starts = [run.start for run in kept]
         child._unshown = True
-        self._apply(requests)
+        self._apply(requests if len(requests) <= _REMAPPED_BY_FORK else _as_unmaps(requests))
 
     def _protect_private(self, requests: "list[MapRequest | UnmapRequest]") -> list[Run]:
         """Make every private run read-only, asking for what the address space must change; return all runs then."""
@@ -221,6 +222,21 @@ class MemoryManager(AdvisedMappings):
         return MemoryStatistics(
             self.vmas.size, resident, shared, text, data, self.stack_size(), self.locked_size()
         )  # fmt: skip
+
+
+def _as_unmaps(requests: "list[MapRequest | UnmapRequest]") -> "list[MapRequest | UnmapRequest]":
+    """Return requests that unmap the same ranges, those that touch in one: the next fault of each maps it again."""
+    merged: list[MapRequest | UnmapRequest] = []
+    start = end = 0
+    for request in requests:
+        if request.addr != end:
+            if start < end:
+                merged.append(UnmapRequest(start, end - start))
+            start = request.addr
+        end = request.addr + request.length
+    if start < end:
+        merged.append(UnmapRequest(start, end - start))
+    return merged
 
 
 def _permissions(vma: Vma) -> str:

@@ -355,3 +355,42 @@ def test_text(mm: MemoryManager) -> None:
     assert mm.describe(addr + 16) == "[vdso]+0x10 (r-xp)"
     assert mm.describe(0) == "not mapped"
     assert mm.statistics().size == PAGE
+
+
+def test_fork_with_many_runs(mm: MemoryManager) -> None:
+    first = 0x10000000
+    for n in range(100):
+        mm.map(first + n * 3 * PAGE, PAGE, RW, ANON | MAP_FIXED)
+        mm.write(first + n * 3 * PAGE, bytes([n]))
+    child = mm.fork()
+    assert not space(mm).pages
+    for n in range(100):
+        guest_access(mm, first + n * 3 * PAGE, b"x")
+        assert guest_access(child, first + n * 3 * PAGE, None) == n
+    child.release()
+
+
+def test_shared_host_file(mm: MemoryManager) -> None:
+    """Pages of a host file that may be written: the guest maps them, the sentry goes through the descriptor."""
+    contents = HostContents(b"host file")
+    addr = mm.map(0, 2 * PAGE, RW, MAP_SHARED, TestFile(contents))
+    mm.write(addr, b"HOST")
+    assert guest_access(mm, addr + 5, b"F") == ord("F")
+    assert mm.read(addr, 9) == b"HOST File"
+    assert contents.read_page_bytes(0, 9) == b"HOST File"
+    mm.write_u32(addr + 16, 9)
+    assert mm.compare_exchange_u32(addr + 16, 9, 10) == 9
+    assert mm.read_string(addr) == b"HOST File"
+    fails(errno.EFAULT, lambda: mm.write(addr + PAGE, b"x"))
+
+
+def test_invalidation(mm: MemoryManager) -> None:
+    contents = HostContents(b"a" * 64 * PAGE)
+    addr = mm.map(0x10000000, 64 * PAGE, RW, MAP_PRIVATE | MAP_FIXED, TestFile(contents))
+    mm.write(addr, b"copy")
+    guest_access(mm, addr + 40 * PAGE, None)
+    contents.size = PAGE
+    contents.invalidate(PAGE, 63 * PAGE)
+    assert mm.read(addr, 5) == b"copya"
+    assert addr + 40 * PAGE not in space(mm).pages
+    assert faults(mm, addr + 40 * PAGE, Access.READ) == (SIGBUS, BUS_ADRERR)
