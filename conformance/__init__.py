@@ -1,0 +1,1 @@
+"""The conformance suite of the platform contract: cases as data, and a runner for drivers in any language."""
