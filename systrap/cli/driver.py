@@ -4,6 +4,7 @@ One thread reads lines, one does everything else: it waits for guests in next_re
 blocks nothing; its answer comes when its event does, and other requests are answered meanwhile.
 """
 
+import os
 import sys
 import time
 from collections import deque
@@ -38,6 +39,7 @@ Exit status: 0 after bye or the end of stdin.
 """
 
 _GRACE: Final = 2.0
+_CHUNK: Final = 65536
 
 
 class Driver:
@@ -152,11 +154,22 @@ def _send(line: bytes) -> None:
 
 
 def _read_lines(driver: Driver) -> None:
-    """Pass every line of stdin on, and then its end."""
-    for line in sys.stdin.buffer:
-        if line.strip():
-            driver.receive(line)
-    driver.receive(None)
+    """Pass every line of stdin on, and then its end.
+
+    Not through sys.stdin: its buffer's lock would be held here while the interpreter ends after bye.
+    """
+    rest = b""
+    while True:
+        chunk = os.read(0, _CHUNK)
+        *lines, rest = (rest + chunk).split(b"\n")
+        if not chunk:
+            lines.append(rest)
+        for line in lines:
+            if line.strip():
+                driver.receive(line)
+        if not chunk:
+            driver.receive(None)
+            return
 
 
 def main(arguments: list[str]) -> int:
