@@ -1,0 +1,14 @@
+# Traps in shells and subshells.
+trap 'echo got USR1' USR1
+trap 'echo bye $?' EXIT
+kill -USR1 $$
+trap '' TERM; kill $$; echo alive
+(kill $BASHPID; echo children ignore it as well)
+trap - TERM
+(trap 'echo in child; exit 6' TERM; kill $BASHPID; sleep 1); echo $?
+sleep 1 & (sleep 0.2; kill -USR1 $$) & wait %1; echo $?
+(sleep 0.2; kill -USR1 $$) & read -t 0.6 x < <(sleep 1); echo $(( $? > 128 ))
+(set -eE; trap 'echo err $LINENO' ERR; f() { false; }; f; echo not reached); echo $?
+trap 'echo child ended' CHLD; set -m; /bin/true & wait; trap - CHLD; set +m
+trap -p | sed 's/ SIG/ /'
+exit 3
