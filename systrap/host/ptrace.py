@@ -10,7 +10,7 @@ import struct
 from typing import Final, NamedTuple
 
 from systrap.host.mem import address_of
-from systrap.host.sys import check, libc
+from systrap.host.sys import NR, check, libc, syscall
 
 CONT: Final = 7
 SINGLESTEP: Final = 9
@@ -67,6 +67,9 @@ _clone.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_size
 _IOVEC: Final = struct.Struct("NN")
 _CHILD_STACK: Final = 65536
 _SIGINFO: Final = struct.Struct("<iii4xQQI")
+_SIGACTION: Final = struct.Struct("<4Q")
+"""The kernel's struct sigaction: handler, flags, restorer, mask."""
+_SA_NOCLDSTOP: Final = 1
 _SYSCALL_INSTRUCTION: Final = b"\x0f\x05"
 
 
@@ -213,6 +216,19 @@ def stop_signal(status: int) -> int:
 def stop_event(status: int) -> int:
     """Return the ptrace event of a stop (EVENT_…), or 0."""
     return status >> 16
+
+
+def silence_stops() -> None:
+    """Have the kernel send this process no SIGCHLD when a child or tracee merely stops: with tracees, that is at each event.
+
+    Only a flag of the signal's action changes (SA_NOCLDSTOP). Raises OSError.
+    """
+    action = bytearray(_SIGACTION.size)
+    address = address_of(action)
+    check(syscall(NR["rt_sigaction"], signal.SIGCHLD, 0, address, 8), "reading the action of SIGCHLD")
+    handler, flags, restorer, mask = _SIGACTION.unpack(action)
+    _SIGACTION.pack_into(action, 0, handler, flags | _SA_NOCLDSTOP, restorer, mask)
+    check(syscall(NR["rt_sigaction"], signal.SIGCHLD, address, 0, 8), "setting the action of SIGCHLD")
 
 
 def clone_sleeper(flags: int, seconds: int) -> int:

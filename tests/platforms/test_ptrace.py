@@ -366,6 +366,19 @@ def test_no_signal_of_the_terminal_reaches_stubs(ptrace: Kernel) -> None:
     assert os.getpgid(pid_of(space)) != os.getpgid(0)
 
 
+def test_events_send_no_signal_to_the_sentry(ptrace: Kernel) -> None:
+    """A sentry that blocks signals and reads them from a signalfd is not woken at each event."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    try:
+        signal.sigtimedwait([signal.SIGCHLD], 0)
+        space, context = ptrace.space(guest.CALLS), ptrace.context()
+        for _ in range(10):
+            assert is_syscall(ptrace.run(context, space))
+        assert signal.SIGCHLD not in signal.sigpending()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def test_threads_are_used_again(ptrace: Kernel) -> None:
     """A context that is gone leaves its thread to the next, in the same space."""
     space = ptrace.space(guest.CALLS)

@@ -79,6 +79,7 @@ class PtracePlatform(Platform):
         self._closed = False
         self._barrier = syscall(NR["membarrier"], _MEMBARRIER_QUERY, 0)
         try:
+            ptrace.silence_stops()
             self.broker = Broker(self._set_up)
         except OSError as error:
             raise PlatformError(f"the ptrace platform cannot start: {error}") from error
