@@ -100,6 +100,8 @@ class MemoryFile:
     def close(self) -> None:
         """Unmap and close the file. Views of ``data`` must be gone; those that are not keep the mapping alive."""
         os.close(self.fd)
+        # The number may be another file's soon: whoever frees late must not punch holes into that.
+        self.fd = -1
         try:
             self.data.close()
         except BufferError:

@@ -1,8 +1,11 @@
 """PageStore against a bytearray."""
 
+from pathlib import Path
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from systrap.memory import MemoryFile
 from systrap.sentry.pages import PageStore
 from tests.sentry.fake_platform import PAGE, CheckedMemoryFile, FakePlatform
 
@@ -67,3 +70,16 @@ def test_big_files_take_big_chunks() -> None:
     store.release()
     assert not memory.live
     memory.close()
+
+
+def test_late_end_touches_no_other_file(tmp_path: Path) -> None:
+    """A store that outlives its MemoryFile must not free pages of the file that has the descriptor's number by then."""
+    memory = MemoryFile("test")
+    store = PageStore(memory)
+    store.write(0, b"x" * 100)
+    memory.close()
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious" * 1000)
+    with victim.open("r+b"):
+        del store
+    assert victim.read_bytes() == b"precious" * 1000
