@@ -1,1 +1,15 @@
 """The system calls, by subject. table.py binds numbers to handlers."""
+
+import importlib
+from typing import Final
+
+_SUBJECTS: Final = (
+    "memory", "process", "signals", "time", "futex", "ids", "sched", "misc", "files", "fcntl", "splice", "paths", "stat",
+    "pipes", "poll", "eventfds", "sockets",
+)  # fmt: skip
+
+
+def load_all() -> None:
+    """Import every module of handlers, so that the table is complete."""
+    for subject in _SUBJECTS:
+        importlib.import_module(f"systrap.sentry.syscalls.{subject}")
