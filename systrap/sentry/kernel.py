@@ -17,7 +17,7 @@ from systrap import arch
 from systrap.memory import MemoryFile
 from systrap.platform import SYSCALL_EVENT, Access, Event, EventKind, Platform, PlatformError
 from systrap.sentry import exit as exits
-from systrap.sentry.errors import Interrupted, RestartKind, SyscallError
+from systrap.sentry.errors import Interrupted, SyscallError
 from systrap.sentry.futex import Futexes
 from systrap.sentry.host_events import HostEvents
 from systrap.sentry.mm import SegvError
@@ -27,7 +27,8 @@ from systrap.sentry.syscalls import load_all, numbers
 from systrap.sentry.syscalls.table import TABLE, Result, Running
 from systrap.sentry.task import Session, State, Task, ThreadGroup
 from systrap.sentry.timers import Timers
-from systrap.sentry.wait import Wait, WaitQueue
+from systrap.sentry.trace import Tracer
+from systrap.sentry.wait import Wait
 
 ARCH: Final = arch.current()
 _RESULT: Final = ARCH.RESULT
@@ -95,11 +96,10 @@ class Kernel:
         self.missing: dict[int, int] = {}
         self.current: Task | None = None
         self.stopping = False
+        self.ended_by = 0
         self.vfs = VFS(self)
-        self._tracer = None
+        self._tracer: Tracer | None = None
         if config.trace:
-            from systrap.sentry.trace import Tracer
-
             self._tracer = Tracer(self.write_log)
             self.syscall = self._traced_syscall
 
@@ -114,7 +114,7 @@ class Kernel:
         first = self.first
         while not self._over():
             self._turn()
-        code = first.exit_code
+        code = self.ended_by or first.exit_code
         return 128 + (code & 0x7F) if code & 0x7F else code >> 8 & 0xFF
 
     def _over(self) -> bool:
@@ -155,9 +155,9 @@ class Kernel:
         task.group.user_time += now - task.started
         task.state = State.KERNEL
         self.current = task
-        if task.group.exiting or task.group.stopped:
+        if task.group.exiting or task.group.stopped or task.doomed:
             # What it wanted is not done; a stopped task does it again when it goes on.
-            if event is SYSCALL_EVENT and not task.group.exiting:
+            if event is SYSCALL_EVENT:
                 ARCH.restart_syscall(task.context.regs, task.context.regs[_SYSCALL_NR])
             self.return_to_guest(task)
         elif event is SYSCALL_EVENT:
@@ -316,7 +316,7 @@ class Kernel:
         if task.state is State.DEAD:
             return
         task.attention = False
-        if task.group.exiting:
+        if task.group.exiting or task.doomed:
             exits.exit_task(task)
             return
         if task.saved_mask is not None and task.restart is None and not self.signals.has_deliverable(task):
@@ -356,6 +356,17 @@ class Kernel:
         if coro is not None:
             coro.close()
         self.return_to_guest(task)
+
+    def end_task(self, task: Task) -> None:
+        """End one task of a process that lives on (execve by another one). It may be gone at once, or soon."""
+        task.doomed = True
+        task.attention = True
+        if task.state is State.GUEST:
+            task.context.interrupt()
+        elif task.state is State.PARKED:
+            self._break_off(task)
+        elif task.state is State.STOPPED:
+            exits.exit_task(task)
 
     def recheck(self, task: Task) -> None:
         """The task's signal mask changed: see whether a signal became deliverable."""
@@ -397,8 +408,10 @@ class Kernel:
         while True:
             self.last_pid = self.last_pid + 1 if self.last_pid < 4_194_303 else 300
             pid = self.last_pid
-            if pid not in self.tasks and pid not in self.groups and not any(
-                group.pgid == pid or group.session.sid == pid for group in self.groups.values()
+            if (
+                pid not in self.tasks
+                and pid not in self.groups
+                and not any(group.pgid == pid or group.session.sid == pid for group in self.groups.values())
             ):
                 return pid
 
@@ -440,6 +453,3 @@ class Kernel:
 
 def _text(comm: bytes) -> str:
     return comm.decode("utf-8", "replace")
-
-
-__all__ = ["Config", "ExecError", "Kernel", "RestartKind", "WaitQueue"]

@@ -51,7 +51,7 @@ class ThreadGroup:
     """A process. ``exit_code`` is in the form of wait4's status; ``zombie`` until its parent collected it."""
 
     __slots__ = (
-        "alarm", "child_queue", "children", "child_subreaper", "children_times", "cmdline", "continued", "dumpable",
+        "child_queue", "children", "child_subreaper", "children_times", "cmdline", "continued", "dumpable",
         "environ", "executed", "exe", "exit_code", "exit_queue", "exit_signal", "exiting", "handlers", "kernel", "leader",
         "limits", "no_new_privs", "oom_score_adj", "parent", "pdeath_signal", "pending", "pgid", "pid", "posix_timers",
         "reported_stop", "session", "signal_queue", "start_time", "stop_signal", "stopped", "system_time", "tasks",
@@ -97,8 +97,7 @@ class ThreadGroup:
         self.dumpable = 1
         self.oom_score_adj = 0
         self.posix_timers: dict[int, object] = {}
-        self.timers: dict[int, object] = {}
-        self.alarm: object = None
+        self.timers: dict[object, Timer] = {}
 
 
 class Task:
@@ -108,7 +107,7 @@ class Task:
     """
 
     __slots__ = (
-        "altstack", "attention", "clear_child_tid", "comm", "context", "coro", "creds", "fds", "fs", "group", "kernel", "mm",
+        "altstack", "attention", "clear_child_tid", "comm", "context", "coro", "creds", "doomed", "fds", "fs", "group", "kernel", "mm",
         "pending", "personality", "restart", "restart_deadline", "restart_nr", "robust_list", "saved_mask", "signal_mask",
         "started", "state", "syscall_nr", "tid", "timer", "timer_slack", "uninterruptible", "vfork_queue", "wait",
     )  # fmt: skip
@@ -121,14 +120,14 @@ class Task:
         self.group = group
         self.context = context
         context.owner = self
-        self.mm: MemoryManager
+        self.mm: MemoryManager = None  # type: ignore[assignment] # until its maker gives it one, before it can run
         self.fds: FDTable
         self.fs: FSContext
         self.creds: Credentials
         self.signal_mask = 0
         self.saved_mask: int | None = None
         self.pending: Pending = Pending()
-        self.altstack: tuple[int, int, int] = (0, 0, 2)
+        self.altstack: tuple[int, int, int] = (0, 2, 0)
         self.comm = b""
         self.personality = 0
         self.clear_child_tid = 0
@@ -138,6 +137,7 @@ class Task:
         self.wait: Wait | None = None
         self.timer: Timer | None = None
         self.attention = False
+        self.doomed = False
         self.syscall_nr = -1
         self.restart: RestartKind | None = None
         self.restart_deadline: float | None = None
