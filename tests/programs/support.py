@@ -112,18 +112,3 @@ def same_as_native(platform: str, argv: Sequence[str], stdin: bytes = b"", *, co
 def without_pids(text: bytes) -> bytes:
     """Drop the process ids that bash tells when a child was killed: "line 3: 4711 Killed"."""
     return re.sub(rb"(: line \d+: +)\d+ ", rb"\1", text)
-
-
-def processes_of(*marks: str) -> list[int]:
-    """Return the processes whose environment has all of ``marks``: what a run that carried them left behind."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            words = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if all(mark.encode() in words for mark in marks):
-            found.append(int(entry.name))
-    return found
