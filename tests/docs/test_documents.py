@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from systrap.cli import doctor, run
 from systrap.cli.main import COMMANDS
 from systrap.cli.options import parse
 
@@ -90,8 +91,6 @@ def commands(document: Path) -> list[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
 def test_commands_are_ones_that_exist(document: Path) -> None:
-    from systrap.cli import doctor, run
-
     tables = {"run": run.OPTIONS, "doctor": doctor.OPTIONS}
     for command in commands(document):
         words = shlex.split(command)
