@@ -13,6 +13,7 @@ from systrap.sentry.mappable import Mappable
 from systrap.sentry.wait import POLLIN, POLLOUT, WaitQueue
 
 if TYPE_CHECKING:
+    from systrap.sentry.epoll import Epoll
     from systrap.sentry.fs.inode import Stat
     from systrap.sentry.task import Task
 
@@ -45,7 +46,10 @@ class OpenFile:
     ``release`` runs when the last descriptor is gone.
     """
 
-    __slots__ = ("flags", "offset", "queue", "refs")
+    __slots__ = ("flags", "offset", "queue", "refs", "watchers")
+
+    pollable = True
+    """Whether epoll takes it; plain files and directories are always ready, and it does not."""
 
     def __init__(self, flags: int) -> None:
         """Take access mode and status flags (O_…); creation flags are dropped."""
@@ -53,6 +57,7 @@ class OpenFile:
         self.offset = 0
         self.refs = 0
         self.queue = WaitQueue()
+        self.watchers: dict[Epoll, int] = {}
 
     @property
     def nonblocking(self) -> bool:
@@ -206,4 +211,6 @@ def drop(file: OpenFile) -> None:
     """Give up one reference to a description; the last one releases it."""
     file.refs -= 1
     if file.refs == 0:
+        for epoll in list(file.watchers):
+            epoll.forget(file)
         file.release()
