@@ -61,6 +61,10 @@ def start_first(kernel: "Kernel") -> ThreadGroup:
     group.tasks.append(task)
     kernel.tasks[pid] = task
     kernel.groups[pid] = group
+    if any(os.isatty(fd) for fd in config.stdio):
+        from systrap.sentry.tty import adopt_first
+
+        adopt_first(task)
     _become(task, loaded, config.argv, config.env)
     kernel.return_to_guest(task)
     return group

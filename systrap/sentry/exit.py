@@ -61,7 +61,7 @@ def leave_memory(task: Task) -> None:
     """Let go of a task's memory, at its end or at execve: wake who waits for that, and drop the address space."""
     kernel, mm = task.kernel, task.mm
     kernel.futexes.exit_robust_list(task)
-    if task.clear_child_tid and mm.users > 1 or task.clear_child_tid and len(task.group.tasks) > 1:
+    if (task.clear_child_tid and mm.users > 1) or (task.clear_child_tid and len(task.group.tasks) > 1):
         try:
             mm.write_u32(task.clear_child_tid, 0)
             kernel.futexes.wake_address(mm, task.clear_child_tid, 1)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from systrap.sentry.kernel import Kernel
     from systrap.sentry.limits import Limits
     from systrap.sentry.mm import MemoryManager
-    from systrap.sentry.signals import Handlers, Info, Pending
+    from systrap.sentry.signals import Handlers
     from systrap.sentry.timers import Timer
     from systrap.sentry.tty import Terminal
 
@@ -51,11 +51,43 @@ class ThreadGroup:
     """A process. ``exit_code`` is in the form of wait4's status; ``zombie`` until its parent collected it."""
 
     __slots__ = (
-        "child_queue", "children", "child_subreaper", "children_times", "cmdline", "continued", "dumpable",
-        "environ", "executed", "exe", "exit_code", "exit_queue", "exit_signal", "exiting", "handlers", "kernel", "leader",
-        "limits", "no_new_privs", "oom_score_adj", "parent", "pdeath_signal", "pending", "pgid", "pid", "posix_timers",
-        "reported_stop", "session", "signal_queue", "start_time", "stop_signal", "stopped", "system_time", "tasks",
-        "timers", "user_time", "zombie",
+        "child_queue",
+        "child_subreaper",
+        "children",
+        "children_times",
+        "cmdline",
+        "continued",
+        "dumpable",
+        "environ",
+        "exe",
+        "executed",
+        "exit_code",
+        "exit_queue",
+        "exit_signal",
+        "exiting",
+        "handlers",
+        "kernel",
+        "leader",
+        "limits",
+        "no_new_privs",
+        "oom_score_adj",
+        "parent",
+        "pdeath_signal",
+        "pending",
+        "pgid",
+        "pid",
+        "posix_timers",
+        "reported_stop",
+        "session",
+        "signal_queue",
+        "start_time",
+        "stop_signal",
+        "stopped",
+        "system_time",
+        "tasks",
+        "timers",
+        "user_time",
+        "zombie",
     )  # fmt: skip
 
     def __init__(self, kernel: "Kernel", pid: int, parent: "ThreadGroup | None", session: Session, pgid: int) -> None:

@@ -1,0 +1,145 @@
+"""The signal frame of x86-64, as Linux lays it out on the guest's stack: struct rt_sigframe, and the way back.
+
+::
+
+    pretcode (8)  ucontext (304)  siginfo (128)   … gap …   fpstate (64-aligned: XSAVE image, magic2)   red zone
+    ^ rsp at the handler's entry, 16n + 8
+"""
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from systrap.arch import x86_64 as r
+from systrap.arch import x86_fp
+from systrap.sentry.errors import SyscallError
+
+if TYPE_CHECKING:
+    from systrap.sentry.signals import Action, Info
+    from systrap.sentry.task import Task
+
+SS_ONSTACK: Final = 1
+SS_DISABLE: Final = 2
+SS_AUTODISARM: Final = 1 << 31
+SA_ONSTACK: Final = 0x08000000
+SA_RESTORER: Final = 0x04000000
+
+_UCONTEXT: Final = 304
+_SIGINFO: Final = 128
+_RED_ZONE: Final = 128
+_UC_FLAGS: Final = 7  # UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
+_MAGIC1: Final = 0x46505853
+_MAGIC2: Final = 0x46505845
+_SOFTWARE: Final = 464
+_GREGS: Final = (
+    r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.RDI, r.RSI, r.RBP, r.RBX, r.RDX, r.RAX, r.RCX, r.RSP, r.RIP,
+)  # fmt: skip
+_USER_FLAGS: Final = 0x40DD5  # AC, OF, DF, TF, SF, ZF, AF, PF, CF: what sigreturn may change
+_KEPT_FLAGS: Final = 0x202
+_U64: Final = (1 << 64) - 1
+
+
+def _on_altstack(task: "Task", sp: int) -> bool:
+    start, flags, size = task.altstack
+    return not flags & SS_DISABLE and start < sp <= start + size
+
+
+def _choose_stack(task: "Task", action: "Action") -> int:
+    """Return where the frame goes below: the alternate stack if asked for, else below the red zone."""
+    sp = task.context.regs[r.RSP]
+    start, flags, size = task.altstack
+    if action.flags & SA_ONSTACK and size and not flags & SS_DISABLE:
+        if not _on_altstack(task, sp) or flags & SS_AUTODISARM:
+            return start + size
+    return sp - _RED_ZONE
+
+
+def push(task: "Task", info: "Info", action: "Action", old_mask: int) -> bool:
+    """Put a frame on the guest's stack and set the registers to run the handler. Returns False when there is no room."""
+    if not action.flags & SA_RESTORER:
+        return False
+    context, regs = task.context, task.context.regs
+    top = _choose_stack(task, action)
+    if action.flags & SA_ONSTACK and _on_altstack(task, regs[r.RSP]) and not _on_altstack(task, top - 1024):
+        return False
+    context.pull_full_state()
+    fp = bytearray(context.fp)
+    size = len(fp)
+    if size >= x86_fp.HEADER_END:
+        struct.pack_into("<IIQI", fp, _SOFTWARE, _MAGIC1, size + 4, x86_fp.FEATURES, size)
+        fp += struct.pack("<I", _MAGIC2)
+    fp_address = (top - len(fp)) & ~63
+    frame = ((fp_address - 8 - _UCONTEXT - _SIGINFO) & ~15) - 8
+    uc_address, info_address = frame + 8, frame + 8 + _UCONTEXT
+    fault = (info.err, info.trapno, info.addr) if info.trapno or info.err else (0, 0, 0)
+    selectors = regs[r.CS] & 0xFFFF | (regs[r.SS] & 0xFFFF) << 48
+    start, flags, length = task.altstack
+    if not flags & SS_DISABLE:
+        flags = flags & SS_AUTODISARM | (SS_ONSTACK if _on_altstack(task, regs[r.RSP]) else 0)
+    ucontext = struct.pack("<QQQi4xQ", _UC_FLAGS, 0, start, flags - (1 << 32) if flags >> 31 else flags, length)
+    ucontext += struct.pack("<17Q", *(regs[index] for index in _GREGS))
+    ucontext += struct.pack("<6QQ", regs[r.EFLAGS], selectors, fault[0], fault[1], old_mask, fault[2], fp_address)
+    ucontext = ucontext.ljust(_UCONTEXT - 8, b"\0") + struct.pack("<Q", old_mask)
+    try:
+        task.mm.write(fp_address, bytes(fp))
+        task.mm.write(frame, struct.pack("<Q", action.restorer) + ucontext + info.pack())
+    except SyscallError:
+        return False
+    if task.altstack[1] & SS_AUTODISARM:
+        task.altstack = (0, SS_DISABLE, 0)
+    regs[r.RSP] = frame
+    regs[r.RIP] = action.handler
+    regs[r.RDI] = info.signo
+    regs[r.RSI] = info_address
+    regs[r.RDX] = uc_address
+    regs[r.RAX] = 0
+    regs[r.ORIG_RAX] = _U64
+    regs[r.EFLAGS] &= ~(r.EFLAGS_DF | r.EFLAGS_TF | r.EFLAGS_RF)
+    return True
+
+
+def sigreturn(task: "Task") -> bool:
+    """Restore what push() saved, from the guest's stack (rt_sigreturn). Returns False for a frame that makes no sense."""
+    regs, mm = task.context.regs, task.mm
+    try:
+        # The handler's return has taken pretcode off the stack.
+        data = mm.read(regs[r.RSP], _UCONTEXT)
+        start, flags, length = struct.unpack_from("<QI4xQ", data, 16)
+        gregs = struct.unpack_from("<17Q", data, 40)
+        eflags, _, _, _, _, _, fp_address = struct.unpack_from("<6QQ", data, 40 + 17 * 8)
+        (mask,) = struct.unpack_from("<Q", data, _UCONTEXT - 8)
+        image = _read_fp(task, fp_address)
+    except SyscallError:
+        return False
+    for index, value in zip(_GREGS, gregs, strict=True):
+        regs[index] = value
+    if regs[r.RIP] >> 47:
+        return False
+    regs[r.EFLAGS] = eflags & _USER_FLAGS | _KEPT_FLAGS
+    regs[r.ORIG_RAX] = _U64
+    task.signal_mask = mask & ~(1 << 8 | 1 << 18)
+    task.altstack = (0, SS_DISABLE, 0) if flags & SS_DISABLE else (start, flags & SS_AUTODISARM, length)
+    task.context.fp[:] = image
+    task.context.full_state_changed()
+    return True
+
+
+def _read_fp(task: "Task", address: int) -> bytearray:
+    """Return the FP image a frame points to, made loadable; without one, the initial state."""
+    size = len(task.context.fp)
+    if not address:
+        return x86_fp.initial(size)
+    legacy = task.mm.read(address, x86_fp.LEGACY_SIZE)
+    magic, extended, _, xstate = struct.unpack_from("<IIQI", legacy, _SOFTWARE)
+    image = bytearray(size)
+    if magic == _MAGIC1 and x86_fp.HEADER_END <= xstate <= size and extended >= xstate + 4:
+        whole = task.mm.read(address, xstate + 4)
+        if whole[xstate:] == struct.pack("<I", _MAGIC2):
+            image[:xstate] = whole[:xstate]
+            x86_fp.sanitize(image)
+            return image
+    # Only the legacy part counts: x87 and SSE, everything else in its initial state.
+    image[: x86_fp.LEGACY_SIZE] = legacy
+    if size >= x86_fp.HEADER_END:
+        x86_fp.sanitize(image)
+        struct.pack_into("<Q", image, x86_fp.LEGACY_SIZE, 3)
+    return image
