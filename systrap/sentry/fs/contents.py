@@ -1,0 +1,285 @@
+"""The contents of regular files, and directories, as open files."""
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from systrap.host.sys import PAGE_SIZE
+from systrap.sentry.errors import SyscallError
+from systrap.sentry.file import O_APPEND, OpenFile
+from systrap.sentry.fs.inode import DT_BY_FORMAT, Location, Stat
+from systrap.sentry.mappable import Backing, Mappable
+
+if TYPE_CHECKING:
+    from systrap.sentry.fs.nodes import Regular
+    from systrap.sentry.pages import PageStore
+
+SEEK_SET, SEEK_CUR, SEEK_END, SEEK_DATA, SEEK_HOLE = range(5)
+MAX_FILE: Final = (1 << 63) - 1
+
+
+class HostContents(Mappable):
+    """A host file's contents, by a descriptor that is open as long as anybody has this object."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        """Take over a descriptor."""
+        super().__init__()
+        self.fd = fd
+
+    def data_fd(self, start: int, length: int) -> int:
+        """Return the descriptor (platform.MappableFile)."""
+        return self.fd
+
+    def translate(self, offset: int, length: int, write: bool) -> Backing:
+        """See Mappable: the host file's own pages."""
+        size = os.fstat(self.fd).st_size
+        end = -(-size // PAGE_SIZE) * PAGE_SIZE
+        if offset >= end:
+            raise SyscallError(errno.EFAULT)
+        return Backing(self, offset, min(length, end - offset), False)
+
+    def read_page_bytes(self, offset: int, length: int) -> bytes:
+        """See Mappable."""
+        return os.pread(self.fd, length, offset)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class PathFile(OpenFile):
+    """An open file that has a place in the file system."""
+
+    __slots__ = ("location",)
+
+    def __init__(self, location: Location, flags: int) -> None:
+        super().__init__(flags)
+        self.location = location
+
+    def stat(self) -> Stat:
+        """See OpenFile."""
+        return self.location.inode.stat()
+
+    def describe(self) -> str:
+        """See OpenFile."""
+        from systrap.sentry.fs.vfs import full_path
+
+        return os.fsdecode(full_path(self.location))
+
+
+class OPathFile(PathFile):
+    """What O_PATH opens: a place, and no contents."""
+
+    __slots__ = ()
+
+
+class _Seekable(PathFile):
+    """Position arithmetic that all files with a size share."""
+
+    __slots__ = ()
+    pollable = False
+
+    def size(self) -> int:
+        """Return the length in bytes."""
+        return self.stat().size
+
+    def seek(self, offset: int, whence: int) -> int:
+        """See OpenFile."""
+        if whence == SEEK_CUR:
+            offset += self.offset
+        elif whence == SEEK_END:
+            offset += self.size()
+        elif whence in (SEEK_DATA, SEEK_HOLE):
+            size = self.size()
+            if not 0 <= offset < size:
+                raise SyscallError(errno.ENXIO)
+            offset = self._seek_sparse(offset, size, whence == SEEK_DATA)
+        elif whence != SEEK_SET:
+            raise SyscallError(errno.EINVAL)
+        if not 0 <= offset <= MAX_FILE:
+            raise SyscallError(errno.EINVAL)
+        self.offset = offset
+        return offset
+
+    def _seek_sparse(self, offset: int, size: int, data: bool) -> int:
+        return offset if data else size
+
+    def sync(self) -> None:
+        """See OpenFile: nothing here survives the run anyway."""
+
+
+class HostFile(_Seekable):
+    """A host file, open for reading (or, below --rw, as the guest asked). ``contents`` holds the descriptor."""
+
+    __slots__ = ("contents", "fd")
+
+    def __init__(self, location: Location, flags: int, contents: HostContents) -> None:
+        super().__init__(location, flags)
+        self.contents = contents
+        self.fd = contents.fd
+
+    def size(self) -> int:
+        """See _Seekable."""
+        return os.fstat(self.fd).st_size
+
+    def read(self, count: int) -> bytes:
+        """See OpenFile."""
+        data = self.pread(count, self.offset)
+        self.offset += len(data)
+        return data
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """See OpenFile."""
+        try:
+            return os.pread(self.fd, count, offset)
+        except OSError as error:
+            raise SyscallError(error.errno or errno.EIO) from error
+
+    def write(self, data: "bytes | memoryview[int]") -> int:
+        """See OpenFile."""
+        if self.flags & O_APPEND:
+            self.offset = self.size()
+        count = self.pwrite(data, self.offset)
+        self.offset += count
+        return count
+
+    def pwrite(self, data: "bytes | memoryview[int]", offset: int) -> int:
+        """See OpenFile."""
+        try:
+            return os.pwrite(self.fd, data, offset)
+        except OSError as error:
+            raise SyscallError(error.errno or errno.EIO) from error
+
+    def truncate(self, length: int) -> None:
+        """See OpenFile."""
+        try:
+            os.ftruncate(self.fd, length)
+        except OSError as error:
+            raise SyscallError(error.errno or errno.EIO) from error
+        self.contents.invalidate(length & -PAGE_SIZE, MAX_FILE & -PAGE_SIZE)
+
+    def sync(self) -> None:
+        """See OpenFile."""
+        if self.writable:
+            os.fsync(self.fd)
+
+    def mappable(self) -> Mappable:
+        """See OpenFile."""
+        return self.contents
+
+    def stat(self) -> Stat:
+        """See OpenFile: fresh where the host may have changed it."""
+        return self.location.inode.stat()
+
+
+class MemoryFileHandle(_Seekable):
+    """A regular file whose contents are in memory."""
+
+    __slots__ = ("node", "store")
+
+    def __init__(self, location: Location, flags: int, node: "Regular", store: "PageStore") -> None:
+        super().__init__(location, flags)
+        self.node = node
+        self.store = store
+
+    def stat(self) -> Stat:
+        """See OpenFile."""
+        return self.node.stat()
+
+    def size(self) -> int:
+        """See _Seekable."""
+        return self.store.size
+
+    def read(self, count: int) -> bytes:
+        """See OpenFile."""
+        data = self.store.read(self.offset, count)
+        self.offset += len(data)
+        return data
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """See OpenFile."""
+        return self.store.read(offset, count)
+
+    def write(self, data: "bytes | memoryview[int]") -> int:
+        """See OpenFile."""
+        if self.flags & O_APPEND:
+            self.offset = self.store.size
+        count = self.pwrite(data, self.offset)
+        self.offset += count
+        return count
+
+    def pwrite(self, data: "bytes | memoryview[int]", offset: int) -> int:
+        """See OpenFile."""
+        count = self.store.write(offset, data)
+        self.node.changed()
+        return count
+
+    def truncate(self, length: int) -> None:
+        """See OpenFile."""
+        self.node.truncate(length)
+
+    def mappable(self) -> Mappable:
+        """See OpenFile."""
+        return self.store
+
+    def _seek_sparse(self, offset: int, size: int, data: bool) -> int:
+        if data:
+            found = self.store.next_data(offset)
+            if found is None or found >= size:
+                raise SyscallError(errno.ENXIO)
+            return found
+        return self.store.next_hole(offset)
+
+
+class DirectoryFile(PathFile):
+    """An open directory. The listing is taken at the first read and kept until the position goes back to 0."""
+
+    __slots__ = ("_listing",)
+    pollable = False
+
+    def __init__(self, location: Location, flags: int) -> None:
+        super().__init__(location, flags)
+        self._listing: list[tuple[bytes, int, int]] | None = None
+
+    def read(self, count: int) -> bytes:
+        """See OpenFile."""
+        raise SyscallError(errno.EISDIR)
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """See OpenFile."""
+        raise SyscallError(errno.EISDIR)
+
+    def entries(self) -> "list[tuple[bytes, int, int]]":
+        """Return (name, ino, d_type) of everything, "." and ".." first; positions are indexes."""
+        if self._listing is None:
+            here = self.location
+            above = here.parent or here
+            dots = [(b".", here.inode.stat().ino, 4), (b"..", above.inode.stat().ino, 4)]
+            self._listing = dots + here.inode.entries()
+        return self._listing
+
+    def seek(self, offset: int, whence: int) -> int:
+        """See OpenFile: only to positions that were given out."""
+        if whence == SEEK_CUR:
+            offset += self.offset
+        elif whence not in (SEEK_SET, SEEK_END):
+            raise SyscallError(errno.EINVAL)
+        elif whence == SEEK_END:
+            offset += len(self.entries())
+        if offset < 0:
+            raise SyscallError(errno.EINVAL)
+        if offset == 0:
+            self._listing = None
+        self.offset = offset
+        return offset
+
+    def sync(self) -> None:
+        """See OpenFile."""
+
+
+def d_type(mode: int) -> int:
+    """Return the d_type of a mode."""
+    return DT_BY_FORMAT.get(mode & 0o170000, 0)
