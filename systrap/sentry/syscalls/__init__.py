@@ -4,7 +4,7 @@ import importlib
 from typing import Final
 
 _SUBJECTS: Final = (
-    "memory", "process", "prctl", "signals", "time", "futex", "ids", "sched", "misc", "files", "fcntl", "splice", "paths", "stat",
+    "memory", "process", "prctl", "signals", "time", "futex", "ids", "sched", "misc", "files", "fileops", "fcntl", "splice", "paths", "stat",
     "pipes", "poll", "eventfds", "sockets",
 )  # fmt: skip
 
