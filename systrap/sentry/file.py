@@ -6,6 +6,7 @@ raises the errno Linux gives.
 """
 
 import errno
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from systrap.sentry.errors import SyscallError
@@ -43,10 +44,11 @@ class OpenFile:
     """An open file description: status flags, position, and the operations of its kind of file.
 
     Reference-counted by descriptors (and by mappings, epoll entries and messages in flight, which hold the object);
-    ``release`` runs when the last descriptor is gone.
+    ``release`` runs when the last descriptor is gone, after ``on_release``. ``owner``: who is told of input, as (kind, pid,
+    signal) of F_SETOWN and F_SETSIG.
     """
 
-    __slots__ = ("flags", "offset", "queue", "refs", "watchers")
+    __slots__ = ("flags", "offset", "on_release", "owner", "queue", "refs", "watchers")
 
     pollable = True
     """Whether epoll takes it; plain files and directories are always ready, and it does not."""
@@ -58,6 +60,8 @@ class OpenFile:
         self.refs = 0
         self.queue = WaitQueue()
         self.watchers: dict[Epoll, int] = {}
+        self.owner = (1, 0, 0)
+        self.on_release: Callable[[OpenFile], None] | None = None
 
     @property
     def nonblocking(self) -> bool:
@@ -133,7 +137,7 @@ class OpenFile:
 class FDTable:
     """The descriptors of a process: numbers to descriptions, with close-on-exec flags."""
 
-    __slots__ = ("_files", "cloexec", "limit", "refs")
+    __slots__ = ("_files", "cloexec", "limit", "on_close", "refs")
 
     def __init__(self, limit: int = 1024) -> None:
         """``limit``: RLIMIT_NOFILE, the first number that may not be given out."""
@@ -141,6 +145,7 @@ class FDTable:
         self.cloexec: set[int] = set()
         self.limit = limit
         self.refs = 1
+        self.on_close: Callable[[FDTable, OpenFile], None] | None = None
 
     def get(self, fd: int) -> OpenFile:
         """Return the description of ``fd``. EBADF."""
@@ -177,7 +182,7 @@ class FDTable:
         else:
             self.cloexec.discard(fd)
         if old is not None:
-            drop(old)
+            self._let_go(old)
 
     def close(self, fd: int) -> None:
         """Close ``fd``. EBADF."""
@@ -185,6 +190,12 @@ class FDTable:
         if file is None:
             raise SyscallError(errno.EBADF)
         self.cloexec.discard(fd)
+        self._let_go(file)
+
+    def _let_go(self, file: OpenFile) -> None:
+        """Give up a descriptor's reference; record locks on the file go (fs.locks)."""
+        if self.on_close is not None:
+            self.on_close(self, file)
         drop(file)
 
     def copy(self) -> "FDTable":
@@ -213,4 +224,6 @@ def drop(file: OpenFile) -> None:
     if file.refs == 0:
         for epoll in list(file.watchers):
             epoll.forget(file)
+        if file.on_release is not None:
+            file.on_release(file)
         file.release()

@@ -1,141 +1,205 @@
-"""File locks: flock, POSIX record locks, open-file-description locks. All within the guest."""
+"""Advisory locks: POSIX record locks, open file description locks, and flock.
+
+Record locks of a process belong to its descriptor table, OFD locks and flocks to the open file description. The table and
+the description tell when they let go of a file (``FDTable.on_close``, ``OpenFile.on_release``).
+"""
 
 import errno
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from systrap.sentry.errors import SyscallError
-from systrap.sentry.file import OpenFile
+from systrap.sentry.errors import SyscallError, WouldBlockError
+from systrap.sentry.file import FDTable, OpenFile
 from systrap.sentry.fs.contents import PathFile
-from systrap.sentry.wait import Wait, WaitQueue
+from systrap.sentry.wait import WaitQueue
 
 if TYPE_CHECKING:
-    from systrap.sentry.task import Task, ThreadGroup
+    from collections.abc import Iterator
 
-LOCK_SH: Final = 1
-LOCK_EX: Final = 2
-LOCK_NB: Final = 4
-LOCK_UN: Final = 8
 F_RDLCK: Final = 0
 F_WRLCK: Final = 1
 F_UNLCK: Final = 2
-INFINITE: Final = 1 << 63
+END: Final = 1 << 63
+"""The end of a range that reaches to the end of the file, however long it gets."""
 
-Owner = object
+LOCK_SH: Final = 1
+LOCK_EX: Final = 2
+LOCK_UN: Final = 8
+
+Owner = FDTable | OpenFile
 
 
-class Record(NamedTuple):
-    """A locked range ``[start, end)`` of a file."""
+class Record:
+    """A lock on ``[start, end)``. ``pid`` is the owner's for F_GETLK, −1 for OFD locks."""
 
-    start: int
-    end: int
-    write: bool
-    owner: Owner
-    pid: int
+    __slots__ = ("end", "kind", "owner", "pid", "start")
+
+    def __init__(self, owner: Owner, kind: int, start: int, end: int, pid: int) -> None:
+        self.owner = owner
+        self.kind = kind
+        self.start = start
+        self.end = end
+        self.pid = pid
 
 
 class FileLocks:
-    """All locks on one file. ``whole``: flock holders, by description."""
+    """All locks of one file. ``queue`` is notified whenever one goes away."""
 
-    __slots__ = ("queue", "records", "whole")
+    __slots__ = ("flocks", "queue", "records", "waiting")
 
     def __init__(self) -> None:
-        self.whole: dict[OpenFile, bool] = {}
         self.records: list[Record] = []
+        self.flocks: dict[OpenFile, int] = {}
         self.queue = WaitQueue()
+        self.waiting = 0
 
-    def conflict(self, start: int, end: int, write: bool, owner: Owner) -> Record | None:
-        """Return a record of somebody else's that is in the way."""
+    @property
+    def empty(self) -> bool:
+        """Nobody has or wants a lock."""
+        return not (self.records or self.flocks or self.waiting)
+
+    def conflict(self, owner: Owner, kind: int, start: int, end: int) -> Record | None:
+        """Return a lock of somebody else that forbids this one."""
         for record in self.records:
-            if record.owner is not owner and record.start < end and start < record.end and (write or record.write):
+            if (
+                record.owner is not owner
+                and record.start < end
+                and start < record.end
+                and F_WRLCK in (kind, record.kind)
+            ):
                 return record
         return None
 
-    def set(self, start: int, end: int, write: bool | None, owner: Owner, pid: int) -> None:
-        """Replace what an owner has in a range; ``write`` None removes it."""
+    def set(self, owner: Owner, kind: int, start: int, end: int, pid: int) -> None:
+        """Set, change or (F_UNLCK) remove a lock of ``owner``. WouldBlockError on a conflict."""
+        if kind != F_UNLCK and self.conflict(owner, kind, start, end) is not None:
+            raise WouldBlockError
         kept: list[Record] = []
+        new = Record(owner, kind, start, end, pid)
         for record in self.records:
-            if record.owner is not owner or record.end <= start or end <= record.start:
+            if record.owner is not owner:
                 kept.append(record)
-                continue
-            if record.start < start:
-                kept.append(record._replace(end=start))
-            if end < record.end:
-                kept.append(record._replace(start=end))
-        if write is not None:
-            kept.append(Record(start, end, write, owner, pid))
+            elif record.kind == kind and record.start <= new.end and new.start <= record.end:
+                new.start, new.end = min(new.start, record.start), max(new.end, record.end)
+            elif record.end <= start or end <= record.start:
+                kept.append(record)
+            else:
+                if record.start < start:
+                    kept.append(Record(owner, record.kind, record.start, start, record.pid))
+                if end < record.end:
+                    kept.append(Record(owner, record.kind, end, record.end, record.pid))
+        if kind != F_UNLCK:
+            kept.append(new)
         self.records = kept
         self.queue.notify()
 
+    def forget(self, owner: Owner) -> None:
+        """Remove every record lock of ``owner``."""
+        before = len(self.records)
+        self.records = [record for record in self.records if record.owner is not owner]
+        if len(self.records) != before:
+            self.queue.notify()
 
-_locks: dict[object, FileLocks] = {}
+    def flock(self, file: OpenFile, kind: int) -> None:
+        """Set or remove a flock. WouldBlockError on a conflict; what the description had is given up first, as on Linux."""
+        had = self.flocks.get(file)
+        if had == kind:
+            return
+        if had is not None:
+            del self.flocks[file]
+            self.queue.notify()
+        if kind == LOCK_UN:
+            return
+        if any(kind == LOCK_EX or other == LOCK_EX for other in self.flocks.values()):
+            raise WouldBlockError
+        self.flocks[file] = kind
+
+
+_all: dict[object, FileLocks] = {}
+_waits: dict[Owner, Owner] = {}
+
+
+def key_of(file: OpenFile) -> object:
+    """Return what identifies the file behind a description."""
+    if isinstance(file, PathFile):
+        return file.location.inode
+    inode = getattr(file, "inode", None)
+    if inode is not None:
+        return inode
+    try:
+        stat = file.stat()
+    except NotImplementedError:
+        return file
+    return (stat.dev, stat.ino) if stat.dev != 0x0E else file
 
 
 def locks_of(file: OpenFile) -> FileLocks:
-    """Return the locks on what a description is open on."""
-    key: object = file.location.inode if isinstance(file, PathFile) else file
-    found = _locks.get(key)
+    """Return the locks of the file behind a description, to change them."""
+    key = key_of(file)
+    found = _all.get(key)
     if found is None:
-        found = _locks[key] = FileLocks()
+        found = _all[key] = FileLocks()
     return found
 
 
-def _existing(file: OpenFile) -> FileLocks | None:
-    return _locks.get(file.location.inode if isinstance(file, PathFile) else file)
+def find(file: OpenFile) -> FileLocks | None:
+    """Return the locks of a file if it has any."""
+    return _all.get(key_of(file))
 
 
-async def flock(file: OpenFile, operation: int) -> None:
-    """Take or give up a lock on the whole file (flock)."""
-    kind = operation & ~LOCK_NB
-    if kind not in (LOCK_SH, LOCK_EX, LOCK_UN):
-        raise SyscallError(errno.EINVAL)
-    locks = locks_of(file)
-    if kind == LOCK_UN:
-        release_flock(file)
-        return
-    while True:
-        others = [exclusive for holder, exclusive in locks.whole.items() if holder is not file]
-        if not others or (kind == LOCK_SH and not any(others)):
-            locks.whole[file] = kind == LOCK_EX
-            locks.queue.notify()
-            return
-        if operation & LOCK_NB:
-            raise SyscallError(errno.EAGAIN)
-        await Wait((locks.queue,))
+def tidy(file: OpenFile) -> None:
+    """Forget a file that has no locks any more."""
+    key = key_of(file)
+    found = _all.get(key)
+    if found is not None and found.empty:
+        del _all[key]
 
 
-def release_flock(file: OpenFile) -> None:
-    """Give up a description's flock and its own record locks."""
-    locks = _existing(file)
+def all_records() -> "Iterator[tuple[object, Record]]":
+    """Return every record lock with its file's key (/proc/locks)."""
+    for key, locks in _all.items():
+        for record in locks.records:
+            yield key, record
+
+
+def keep_by_table(table: FDTable) -> None:
+    """Have a table's record locks go when it closes the file."""
+    table.on_close = _closed
+
+
+def keep_by_file(file: OpenFile) -> None:
+    """Have a description's locks go with it."""
+    file.on_release = _released
+
+
+def _closed(table: FDTable, file: OpenFile) -> None:
+    """A process closed a descriptor of a file: it loses all record locks on it, whichever descriptor they came by."""
+    locks = find(file)
     if locks is not None:
-        locks.whole.pop(file, None)
-        locks.set(0, INFINITE, None, file, 0)
+        locks.forget(table)
+        tidy(file)
 
 
-async def set_record(
-    file: OpenFile, start: int, end: int, write: bool | None, owner: Owner, pid: int, wait: bool
-) -> None:
-    """Lock or unlock a range (fcntl). EAGAIN."""
-    locks = locks_of(file)
-    while write is not None and locks.conflict(start, end, write, owner) is not None:
-        if not wait:
-            raise SyscallError(errno.EAGAIN)
-        await Wait((locks.queue,))
-    locks.set(start, end, write, owner, pid)
+def _released(file: OpenFile) -> None:
+    locks = find(file)
+    if locks is not None:
+        locks.forget(file)
+        locks.flock(file, LOCK_UN)
+        tidy(file)
 
 
-def closed(task: "Task", file: OpenFile) -> None:
-    """Give up what closing a descriptor gives up: the process's record locks; with the last one, the description's too."""
-    locks = _existing(file)
-    if locks is None:
+def begin_wait(locks: FileLocks, owner: Owner, kind: int, start: int, end: int) -> None:
+    """Note that ``owner`` waits for whoever is in its way. EDEADLK when that one waits for ``owner``."""
+    blocker = locks.conflict(owner, kind, start, end)
+    if blocker is None:
         return
-    locks.set(0, INFINITE, None, task.group, 0)
-    if file.refs <= 1:
-        release_flock(file)
+    here: Owner | None = blocker.owner
+    while here is not None:
+        if here is owner:
+            raise SyscallError(errno.EDEADLK)
+        here = _waits.get(here)
+    _waits[owner] = blocker.owner
 
 
-def group_ended(group: "ThreadGroup") -> None:
-    """Give up every record lock of a process."""
-    for key, locks in list(_locks.items()):
-        locks.set(0, INFINITE, None, group, 0)
-        if not locks.records and not locks.whole and not locks.queue.waiters:
-            del _locks[key]
+def end_wait(owner: Owner) -> None:
+    """The wait is over."""
+    _waits.pop(owner, None)
