@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_APPEND, OpenFile
-from systrap.sentry.fs.inode import DT_BY_FORMAT, Location, Stat
+from systrap.sentry.fs.inode import Location, Stat
 from systrap.sentry.mappable import Backing, Mappable
 
 if TYPE_CHECKING:
@@ -279,7 +279,3 @@ class DirectoryFile(PathFile):
     def sync(self) -> None:
         """See OpenFile."""
 
-
-def d_type(mode: int) -> int:
-    """Return the d_type of a mode."""
-    return DT_BY_FORMAT.get(mode & 0o170000, 0)

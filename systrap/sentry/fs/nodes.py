@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_ACCMODE, O_RDONLY, OpenFile
-from systrap.sentry.fs.contents import DirectoryFile, HostContents, HostFile, MemoryFileHandle, d_type
-from systrap.sentry.fs.inode import BLOCK_SIZE, Inode, Location, Stat, from_host, new_ino
+from systrap.sentry.fs.contents import DirectoryFile, HostContents, HostFile, MemoryFileHandle
+from systrap.sentry.fs.inode import BLOCK_SIZE, Inode, Location, Stat, d_type_of, from_host, new_ino
 from systrap.sentry.pages import PageStore
 
 if TYPE_CHECKING:
@@ -352,7 +352,7 @@ class Directory(Node):
         for name, inode in self.upper.items():
             if inode is not None:
                 stat = inode.stat()
-                found.append((name, stat.ino, d_type(stat.mode)))
+                found.append((name, stat.ino, d_type_of(stat.mode)))
         if self.lower is not None:
             try:
                 with os.scandir(self.lower) as listing:
@@ -479,7 +479,7 @@ def _host_type(entry: "os.DirEntry[bytes]") -> int:
     if entry.is_file(follow_symlinks=False):
         return 8
     try:
-        return d_type(entry.stat(follow_symlinks=False).st_mode)
+        return d_type_of(entry.stat(follow_symlinks=False).st_mode)
     except OSError:
         return 0
 
