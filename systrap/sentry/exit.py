@@ -80,9 +80,8 @@ def _exit_group(kernel: "Kernel", group: ThreadGroup) -> None:
     """Turn a process without tasks into a zombie: children go to a new parent, the own parent is told."""
     group.zombie = True
     group.exiting = True
-    for timer in group.timers.values():
+    for timer in (*group.timers.values(), *group.posix_timers.values()):
         timer.cancel()
-    group.timers = {}
     stopped_pgrps = {child.pgid for child in group.children if child.session is group.session}
     _reparent(kernel, group)
     if group.session.sid == group.pid:

@@ -11,6 +11,7 @@ from systrap.sentry.wait import Wait, WaitQueue
 
 if TYPE_CHECKING:
     from systrap.platform import Context
+    from systrap.sentry.clocks import PosixTimer, Repeating
     from systrap.sentry.credentials import Credentials
     from systrap.sentry.file import FDTable
     from systrap.sentry.fs.path import FSContext
@@ -128,8 +129,9 @@ class ThreadGroup:
         self.no_new_privs = False
         self.dumpable = 1
         self.oom_score_adj = 0
-        self.posix_timers: dict[int, object] = {}
-        self.timers: dict[object, Timer] = {}
+        self.nice = 0
+        self.posix_timers: dict[int, PosixTimer] = {}
+        self.timers: dict[int, Repeating] = {}
 
 
 class Task:

@@ -1,0 +1,1 @@
+"""Sockets. (The families live in ``net/``; loaded with the first socket.)"""
