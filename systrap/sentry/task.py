@@ -70,6 +70,7 @@ class ThreadGroup:
         "kernel",
         "leader",
         "limits",
+        "nice",
         "no_new_privs",
         "oom_score_adj",
         "parent",
