@@ -355,7 +355,7 @@ class Directory(Node):
                 found.append((name, stat.ino, d_type_of(stat.mode)))
         if self.lower is not None:
             try:
-                with os.scandir(self.lower) as listing:
+                with os.scandir(self.lower or b"/") as listing:
                     found += [
                         (entry.name, entry.inode(), _host_type(entry)) for entry in listing if entry.name not in self.upper
                     ]
