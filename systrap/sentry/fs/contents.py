@@ -21,7 +21,7 @@ MAX_FILE: Final = (1 << 63) - 1
 class HostContents(Mappable):
     """A host file's contents, by a descriptor that is open as long as anybody has this object."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("__weakref__", "fd")
 
     def __init__(self, fd: int) -> None:
         """Take over a descriptor."""
@@ -278,4 +278,3 @@ class DirectoryFile(PathFile):
 
     def sync(self) -> None:
         """See OpenFile."""
-
