@@ -278,4 +278,3 @@ class DirectoryFile(PathFile):
 
     def sync(self) -> None:
         """See OpenFile."""
-

@@ -293,8 +293,8 @@ class Special(Node):
     def open(self, task: "Task", location: Location, flags: int) -> OpenFile:
         """See Inode: FIFOs of the guest's open; the host's, sockets and device nodes do not."""
         if self.kind == stats.S_IFIFO and self.lower is None:
-            from systrap.sentry.pipe import open_fifo
             from systrap.sentry.fs.vfs import full_path
+            from systrap.sentry.pipe import open_fifo
 
             end = open_fifo(self, task, flags)
             end.path = full_path(location)
@@ -357,7 +357,9 @@ class Directory(Node):
             try:
                 with os.scandir(self.lower or b"/") as listing:
                     found += [
-                        (entry.name, entry.inode(), _host_type(entry)) for entry in listing if entry.name not in self.upper
+                        (entry.name, entry.inode(), _host_type(entry))
+                        for entry in listing
+                        if entry.name not in self.upper
                     ]
             except OSError as error:
                 raise host_error(error) from error
@@ -449,7 +451,9 @@ class Directory(Node):
         else:
             self._remove(name)
             if isinstance(replaced, Node):
-                replaced.count_link(-2 if replaced.is_directory else -1)
+                replaced.count_link(-replaced.copy_up().nlink if replaced.is_directory else -1)
+                if replaced.is_directory:
+                    target.copy_up().nlink -= 1
             target.upper[new_name] = moved
         if moved.is_directory and target is not self:
             self.copy_up().nlink -= 1

@@ -33,10 +33,11 @@ class FSContext:
 class Walk:
     """One walk. ``mounts``: what covers directories. After run(): the last component's parent and name, and what is there.
 
-    ``found`` is None when everything but the last component exists. ``trailing_slash``: the path insists on a directory.
+    ``found`` is None when everything but the last component exists. ``trailing_slash``: the path insists on a directory;
+    ``ends_in_slash``: by a slash, not by "/.".
     """
 
-    __slots__ = ("_links", "_mounts", "_task", "found", "name", "parent", "trailing_slash")
+    __slots__ = ("_links", "_mounts", "_task", "ends_in_slash", "found", "name", "parent", "trailing_slash")
 
     def __init__(self, task: "Task", mounts: "dict[Inode, Inode]") -> None:
         self._task = task
@@ -46,15 +47,20 @@ class Walk:
         self.name = b""
         self.found: Location | None = None
         self.trailing_slash = False
+        self.ends_in_slash = False
 
-    def run(self, start: Location, path: bytes, follow: bool) -> None:
-        """Walk ``path`` from ``start`` (or the root); ``follow``: a symbolic link at the end, too."""
+    def run(self, start: Location, path: bytes, follow: bool, entry: bool = False) -> None:
+        """Walk ``path`` from ``start`` (or the root); ``follow``: a symbolic link at the end, too.
+
+        ``entry``: the entry itself is meant (mkdir, unlink, rename…); not even a trailing slash follows it.
+        """
         if len(path) >= PATH_MAX:
             raise SyscallError(errno.ENAMETOOLONG)
         root = self._task.fs.root
         here = root if path.startswith(b"/") else start
         parts = [part for part in path.split(b"/") if part]
-        self.trailing_slash = path.endswith((b"/", b"/."))
+        self.ends_in_slash = path.endswith(b"/")
+        self.trailing_slash = self.ends_in_slash or path.endswith(b"/.")
         parts.reverse()
         self.parent, self.name, self.found = here, b".", here
         while parts:
@@ -78,7 +84,7 @@ class Walk:
                     raise SyscallError(errno.ENOENT)
                 self.parent, self.name, self.found = here, name, None
                 return
-            if child.inode.is_symlink and (not last or follow or self.trailing_slash):
+            if child.inode.is_symlink and (not last or follow or (self.trailing_slash and not entry)):
                 target = self._follow(child)
                 if isinstance(target, Location):
                     self.parent, self.name = here, name
@@ -87,7 +93,7 @@ class Walk:
                 if target.startswith(b"/"):
                     here = root
                 if last and target.endswith(b"/"):
-                    self.trailing_slash = True
+                    self.trailing_slash = self.ends_in_slash = True
                 more = [part for part in target.split(b"/") if part]
                 parts.extend(reversed(more))
                 if not parts:

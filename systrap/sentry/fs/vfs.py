@@ -1,4 +1,4 @@
-"""The file name space of a run, and the operations on names: open, mkdir, rename…
+"""The file name space of a run, and the operations on names: open, mkdir, rename and the like.
 
 Paths are bytes (text is accepted). ``at`` is where relative paths start; None is the task's directory. Everything raises
 SyscallError as Linux fails.
@@ -119,14 +119,14 @@ class VFS:
 
     # Finding.
 
-    def walk(self, task: "Task", at: Location | None, path: Path, follow: bool) -> Walk:
-        """Walk a path. ENOENT for an empty one."""
+    def walk(self, task: "Task", at: Location | None, path: Path, follow: bool, entry: bool = False) -> Walk:
+        """Walk a path (see Walk.run). ENOENT for an empty one."""
         if isinstance(path, str):
             path = os.fsencode(path)
         if not path:
             raise SyscallError(errno.ENOENT)
         walk = Walk(task, self.mounts)
-        walk.run(at or task.fs.cwd, path, follow)
+        walk.run(at or task.fs.cwd, path, follow, entry)
         return walk
 
     def lookup(self, task: "Task", at: Location | None, path: Path, follow: bool = True) -> Location:
@@ -171,13 +171,14 @@ class VFS:
         if flags & O_PATH:
             flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW
         follow = not flags & O_NOFOLLOW and not (flags & O_CREAT and flags & O_EXCL)
-        walk = self.walk(task, at, path, follow)
+        makes_slash = bool(flags & O_CREAT) and path[-1:] in (b"/", "/")
+        walk = self.walk(task, at, path, follow and not makes_slash, makes_slash)
         found = walk.found
+        if flags & O_CREAT and walk.ends_in_slash and walk.name not in (b".", b".."):
+            raise SyscallError(errno.EISDIR)
         if found is None:
             if not flags & O_CREAT:
                 raise SyscallError(errno.ENOENT)
-            if walk.trailing_slash:
-                raise SyscallError(errno.EISDIR)
             if flags & O_DIRECTORY:
                 raise SyscallError(errno.EINVAL)
             found = self._create(task, walk, stats.S_IFREG | mode & 0o7777 & ~task.fs.umask)
@@ -251,7 +252,7 @@ class VFS:
 
     def make(self, task: "Task", at: Location | None, path: Path, mode: int, rdev: int = 0) -> Location:
         """Make a directory, a special file or a regular one (mkdir, mknod): ``mode`` with format bits, umask applied here."""
-        walk = self.walk(task, at, path, follow=False)
+        walk = self.walk(task, at, path, follow=False, entry=True)
         if walk.found is not None:
             raise SyscallError(errno.EEXIST)
         if walk.trailing_slash and mode & 0o170000 != stats.S_IFDIR:
@@ -260,7 +261,7 @@ class VFS:
 
     def symlink(self, task: "Task", at: Location | None, path: Path, target: bytes) -> None:
         """Make a symbolic link."""
-        walk = self.walk(task, at, path, follow=False)
+        walk = self.walk(task, at, path, follow=False, entry=True)
         if walk.found is not None:
             raise SyscallError(errno.EEXIST)
         if walk.trailing_slash:
@@ -269,9 +270,11 @@ class VFS:
 
     def link(self, task: "Task", source: Location, at: Location | None, path: Path) -> None:
         """Give a file another name."""
-        walk = self.walk(task, at, path, follow=False)
+        walk = self.walk(task, at, path, follow=False, entry=True)
         if walk.found is not None:
             raise SyscallError(errno.EEXIST)
+        if walk.trailing_slash:
+            raise SyscallError(errno.ENOENT)
         if source.inode.is_directory:
             raise SyscallError(errno.EPERM)
         self._parent_for_change(task, walk).link(walk.name, source.inode)
@@ -294,7 +297,7 @@ class VFS:
 
     def unlink(self, task: "Task", at: Location | None, path: Path) -> None:
         """Remove a name that is no directory's."""
-        walk = self.walk(task, at, path, follow=False)
+        walk = self.walk(task, at, path, follow=False, entry=True)
         if walk.name in (b".", b".."):
             raise SyscallError(errno.EISDIR)
         found = self._removable(task, walk)
@@ -307,7 +310,7 @@ class VFS:
 
     def rmdir(self, task: "Task", at: Location | None, path: Path) -> None:
         """Remove an empty directory."""
-        walk = self.walk(task, at, path, follow=False)
+        walk = self.walk(task, at, path, follow=False, entry=True)
         if walk.name == b".":
             raise SyscallError(errno.EINVAL if walk.found is not self.root else errno.EBUSY)
         if walk.name == b"..":
@@ -324,25 +327,29 @@ class VFS:
         """Rename (renameat2): flags NOREPLACE, EXCHANGE."""
         if flags & ~(_RENAME_NOREPLACE | _RENAME_EXCHANGE) or flags == _RENAME_NOREPLACE | _RENAME_EXCHANGE:
             raise SyscallError(errno.EINVAL)
-        old, new = self.walk(task, at, path, follow=False), self.walk(task, new_at, new_path, follow=False)
+        old, new = (
+            self.walk(task, at, path, follow=False, entry=True),
+            self.walk(task, new_at, new_path, follow=False, entry=True),
+        )
         if old.name in (b".", b"..") or new.name in (b".", b".."):
             raise SyscallError(errno.EBUSY)
-        moved = self._removable(task, old)
-        target = self._parent_for_change(task, new)
+        if old.found is None:
+            raise SyscallError(errno.ENOENT)
         if old.parent is None or new.parent is None:
             raise SyscallError(errno.EBUSY)
-        if not moved.inode.is_directory and (old.trailing_slash or new.trailing_slash):
+        if new.found is not None and flags & _RENAME_NOREPLACE:
+            raise SyscallError(errno.EEXIST)
+        if not old.found.inode.is_directory and (old.trailing_slash or new.trailing_slash):
             raise SyscallError(errno.ENOTDIR)
-        here: Location | None = new.parent
-        while here is not None:
-            if here.inode is moved.inode:
-                raise SyscallError(errno.EINVAL)
-            here = here.parent
+        if _is_above(old.found.inode, new.parent):
+            raise SyscallError(errno.EINVAL)
+        if new.found is not None and not flags & _RENAME_EXCHANGE and _is_above(new.found.inode, old.parent):
+            raise SyscallError(errno.ENOTEMPTY)
+        if new.found is not None and new.found.inode is old.found.inode:
+            return
+        moved = self._removable(task, old)
+        target = self._parent_for_change(task, new)
         if new.found is not None:
-            if flags & _RENAME_NOREPLACE:
-                raise SyscallError(errno.EEXIST)
-            if new.found.inode is moved.inode:
-                return
             self._removable(task, new)
             if not flags & _RENAME_EXCHANGE:
                 self._check_replaced(moved.inode, new.found.inode)
@@ -370,6 +377,16 @@ def new_unnamed(directory: Directory, task: "Task", mode: int) -> Regular:
         raise SyscallError(errno.EOPNOTSUPP)
     node.count_link(-1)
     return node
+
+
+def _is_above(inode: Inode, place: Location) -> bool:
+    """Tell whether an inode is a place's, or lies on the way to it."""
+    here: Location | None = place
+    while here is not None:
+        if here.inode is inode:
+            return True
+        here = here.parent
+    return False
 
 
 def full_path(location: Location) -> bytes:

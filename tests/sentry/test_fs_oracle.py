@@ -1,0 +1,266 @@
+"""The overlay against the host's own file system: the same random operations on both, the same results, errors and tree."""
+
+import errno
+import os
+import random
+import stat as stats
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any  # results of all kinds are compared, never used
+
+import pytest
+
+from systrap.memory import MemoryFile
+from systrap.sentry.credentials import Credentials
+from systrap.sentry.errors import SyscallError
+from systrap.sentry.fs.inode import Location
+from systrap.sentry.fs.nodes import host_overlay
+from systrap.sentry.fs.path import FSContext
+from systrap.sentry.fs.vfs import VFS
+
+NAMES = ("a", "b", "c", "d")
+TARGETS = ("a", "b", "c/d", "a/b/c", "nowhere")
+CREATE = os.O_WRONLY | os.O_CREAT
+OPEN_FLAGS = (
+    os.O_RDONLY,
+    os.O_WRONLY,
+    os.O_RDWR,
+    CREATE,
+    CREATE | os.O_EXCL,
+    CREATE | os.O_TRUNC,
+    CREATE | os.O_APPEND,
+    os.O_RDONLY | os.O_DIRECTORY,
+    os.O_RDONLY | os.O_NOFOLLOW,
+    os.O_RDONLY | os.O_CREAT,
+)
+
+
+def populate(root: Path) -> None:
+    """Make the tree both sides start from."""
+    for directory in ("a", "a/b", "c", "c/d", "c/d/a"):
+        (root / directory).mkdir()
+    for name in ("b", "a/a", "a/b/c", "c/b", "c/d/a/b"):
+        (root / name).write_bytes(name.encode() * 100)
+    (root / "d").symlink_to("c/d")
+    (root / "a/c").symlink_to("b")
+    (root / "a/d").symlink_to("nowhere")
+    os.link(root / "b", root / "c/c")
+    for path, _, files in os.walk(root):
+        for name in ("", *files):
+            if not (Path(path) / name).is_symlink():
+                os.utime(Path(path) / name, (1_000_000_000, 1_000_000_000))
+
+
+class Native:
+    """The operations, done by the host below a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = os.fsencode(root)
+
+    def __call__(self, operation: str, *arguments: Any) -> Any:  # noqa: ANN401
+        """Do one; return its result, or its errno as a name."""
+        try:
+            return getattr(self, operation)(*arguments)
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+
+    def _at(self, path: str) -> bytes:
+        return self.root + path.encode()
+
+    def open(self, path: str, flags: int, data: bytes) -> bytes | int | None:
+        fd = os.open(self._at(path), flags, 0o640)
+        try:
+            if stats.S_ISDIR(os.fstat(fd).st_mode):
+                return None
+            if flags & os.O_ACCMODE == os.O_RDONLY:
+                return os.read(fd, 100_000)
+            return os.write(fd, data)
+        finally:
+            os.close(fd)
+
+    def mkdir(self, path: str) -> None:
+        os.mkdir(self._at(path), 0o750)
+
+    def rmdir(self, path: str) -> None:
+        os.rmdir(self._at(path))
+
+    def unlink(self, path: str) -> None:
+        os.unlink(self._at(path))
+
+    def rename(self, old: str, new: str) -> None:
+        os.rename(self._at(old), self._at(new))
+
+    def link(self, old: str, new: str) -> None:
+        os.link(self._at(old), self._at(new), follow_symlinks=False)
+
+    def symlink(self, target: str, path: str) -> None:
+        os.symlink(target.encode(), self._at(path))
+
+    def chmod(self, path: str, mode: int) -> None:
+        os.chmod(self._at(path), mode)
+
+    def truncate(self, path: str, length: int) -> None:
+        os.truncate(self._at(path), length)
+
+    def readlink(self, path: str) -> bytes:
+        return os.readlink(self._at(path))
+
+    def stat(self, path: str, follow: bool) -> tuple[int, ...]:
+        found = os.stat(self._at(path), follow_symlinks=follow)
+        size = 0 if stats.S_ISDIR(found.st_mode) else found.st_size
+        return (found.st_mode, found.st_nlink, size)
+
+    def listing(self, path: str) -> list[bytes]:
+        return sorted(os.listdir(self._at(path)))
+
+
+class Guest:
+    """The same operations, done by the guest's VFS on an overlay."""
+
+    def __init__(self, root: Path, memory: MemoryFile) -> None:
+        self.vfs = VFS.__new__(VFS)
+        self.vfs.mounts = {}
+        self.vfs.mount_points = []
+        self.vfs.root = Location(host_overlay(memory, 0x20, os.fsencode(root)))
+        self.task: Any = SimpleNamespace(
+            creds=Credentials(0, 0, 0, 0, 0, 0, 0, 0),
+            fs=FSContext(self.vfs.root, self.vfs.root, 0o022),
+            kernel=SimpleNamespace(memory=memory, vfs=self.vfs),
+        )
+
+    def __call__(self, operation: str, *arguments: Any) -> Any:  # noqa: ANN401
+        """Do one; return its result, or its errno as a name."""
+        try:
+            return getattr(self, operation)(*arguments)
+        except SyscallError as error:
+            return errno.errorcode[error.errno]
+
+    def open(self, path: str, flags: int, data: bytes) -> bytes | int | None:
+        file = self.vfs.open(self.task, None, path, flags, 0o640)
+        try:
+            if stats.S_ISDIR(file.stat().mode):
+                return None
+            if flags & os.O_ACCMODE == os.O_RDONLY:
+                return file.read(100_000)
+            return file.write(data)
+        finally:
+            file.release()
+
+    def mkdir(self, path: str) -> None:
+        self.vfs.make(self.task, None, path, stats.S_IFDIR | 0o750)
+
+    def rmdir(self, path: str) -> None:
+        self.vfs.rmdir(self.task, None, path)
+
+    def unlink(self, path: str) -> None:
+        self.vfs.unlink(self.task, None, path)
+
+    def rename(self, old: str, new: str) -> None:
+        self.vfs.rename(self.task, None, old, None, new, 0)
+
+    def link(self, old: str, new: str) -> None:
+        self.vfs.link(self.task, self.vfs.lookup(self.task, None, old, False), None, new)
+
+    def symlink(self, target: str, path: str) -> None:
+        self.vfs.symlink(self.task, None, path, target.encode())
+
+    def chmod(self, path: str, mode: int) -> None:
+        self.vfs.lookup(self.task, None, path).inode.chmod(mode)
+
+    def truncate(self, path: str, length: int) -> None:
+        inode = self.vfs.lookup(self.task, None, path).inode
+        if inode.is_directory:
+            raise SyscallError(errno.EISDIR)
+        inode.truncate(length)
+
+    def readlink(self, path: str) -> bytes:
+        return self.vfs.lookup(self.task, None, path, False).inode.readlink()
+
+    def stat(self, path: str, follow: bool) -> tuple[int, ...]:
+        found = self.vfs.lookup(self.task, None, path, follow).inode.stat()
+        return (found.mode, found.nlink, 0 if stats.S_ISDIR(found.mode) else found.size)
+
+    def listing(self, path: str) -> list[bytes]:
+        return sorted(name for name, _, _ in self.vfs.lookup(self.task, None, path).inode.entries())
+
+
+def snapshot(side: Native | Guest, path: str = "/") -> dict[str, Any]:
+    """Return everything below a directory: attributes, contents, link texts."""
+    found: dict[str, Any] = {path: side("stat", path, False)}
+    for name in side("listing", path):
+        below = f"{path.rstrip('/')}/{name.decode()}"
+        attributes = side("stat", below, False)
+        kind = attributes[0] & 0o170000
+        if kind == stats.S_IFDIR:
+            found |= snapshot(side, below)
+        elif kind == stats.S_IFLNK:
+            found[below] = attributes, side("readlink", below)
+        else:
+            found[below] = attributes, side("open", below, os.O_RDONLY, b"")
+    return found
+
+
+def random_path(dice: random.Random) -> str:
+    """Return an absolute path of one to three components; now and then with an odd ending."""
+    path = "/" + "/".join(dice.choice(NAMES) for _ in range(dice.choice((1, 1, 2, 2, 3))))
+    return path + dice.choice(("",) * 12 + ("/", "/.", "/.."))
+
+
+def random_operation(dice: random.Random) -> tuple[Any, ...]:
+    """Return an operation's name and arguments."""
+    path = random_path(dice)
+    match dice.choice(
+        ("open",) * 4 + ("rename",) * 4 + ("mkdir", "rmdir", "unlink", "link", "symlink", "chmod", "truncate", "look")
+    ):
+        case "open":
+            return "open", path, dice.choice(OPEN_FLAGS), bytes((dice.randrange(256),)) * dice.choice((1, 10, 5000))
+        case "symlink":
+            return "symlink", dice.choice(TARGETS), path
+        case "chmod":
+            return "chmod", path, dice.choice((0o600, 0o755, 0o4755))
+        case "truncate":
+            return "truncate", path, dice.choice((0, 5, 4096, 9000))
+        case "look":
+            return dice.choice((("stat", path, True), ("stat", path, False), ("readlink", path), ("listing", path)))
+        case ("rename" | "link") as name:
+            return name, path, random_path(dice)
+        case name:
+            return name, path
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[MemoryFile]:
+    memory = MemoryFile("test", 1 << 32)
+    yield memory
+    memory.close()
+
+
+def umask() -> int:
+    old = os.umask(0o022)
+    os.umask(old)
+    return old
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the guest's root is compared with the host's root")
+@pytest.mark.skipif(umask() != 0o022, reason="expects umask 022")
+@pytest.mark.parametrize("seed", range(40))
+def test_random_operations(tmp_path: Path, memory: MemoryFile, seed: int) -> None:
+    native_root, lower = tmp_path / "native" / "root", tmp_path / "lower"
+    native_root.mkdir(parents=True)
+    lower.mkdir()
+    populate(native_root)
+    populate(lower)
+    before = snapshot(Native(lower))
+    native, guest = Native(native_root), Guest(lower, memory)
+    dice = random.Random(seed)
+    done: list[tuple[Any, ...]] = []
+    for _ in range(60):
+        operation = random_operation(dice)
+        done.append(operation)
+        expected, found = native(*operation), guest(*operation)
+        assert found == expected, f"{operation}: {found} instead of {expected}, after {done}"
+    expected, found = snapshot(native), snapshot(guest)
+    wrong = {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
+    assert not wrong, f"{[(n, found.get(n), expected.get(n)) for n in sorted(wrong)]}, after {done}"
+    assert snapshot(Native(lower)) == before
