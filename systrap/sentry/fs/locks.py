@@ -172,7 +172,7 @@ def keep_by_file(file: OpenFile) -> None:
 
 
 def _closed(table: FDTable, file: OpenFile) -> None:
-    """A process closed a descriptor of a file: it loses all record locks on it, whichever descriptor they came by."""
+    """React to a process that closed a descriptor of a file: it loses all record locks on it."""
     locks = find(file)
     if locks is not None:
         locks.forget(table)
@@ -201,5 +201,5 @@ def begin_wait(locks: FileLocks, owner: Owner, kind: int, start: int, end: int) 
 
 
 def end_wait(owner: Owner) -> None:
-    """The wait is over."""
+    """Note that the wait is over."""
     _waits.pop(owner, None)

@@ -49,12 +49,16 @@ class _Source:
         self.at += len(data)
         return data
 
-    def give_back(self, count: int) -> None:
-        """Go back over bytes that found no place. Sources without a position are only read when there is room."""
+    def give_back(self, data: bytes) -> None:
+        """Take back bytes that found no place."""
+        file = self.file
         if self.at is not None:
-            self.at -= count
-        elif not self.file.pollable:
-            self.file.offset -= count
+            self.at -= len(data)
+        elif not file.pollable:
+            file.offset -= len(data)
+        elif isinstance(file, PipeEnd) and data:
+            file.pipe.pieces.appendleft(data)
+            file.pipe.size += len(data)
 
 
 class _Sink:
@@ -113,16 +117,16 @@ async def _put_all(task: Task, source: _Source, sink: _Sink, data: bytes, block:
         else:
             put = sink.put(data)
     except WouldBlockError:
-        source.give_back(len(data))
+        source.give_back(data)
         raise
     except SyscallError as error:
-        source.give_back(len(data))
+        source.give_back(data)
         raise write_failed(task, error) from None
     except Interrupted:
-        source.give_back(len(data))
+        source.give_back(data)
         raise
     if put < len(data):
-        source.give_back(len(data) - put)
+        source.give_back(data[put:])
     return put
 
 
