@@ -218,6 +218,15 @@ def stop_event(status: int) -> int:
     return status >> 16
 
 
+def is_zombie(pid: int) -> bool:
+    """Tell whether a process's main thread is dead, or gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def silence_stops() -> None:
     """Have the kernel send this process no SIGCHLD when a child or tracee merely stops: with tracees, that is at each event.
 

@@ -298,6 +298,21 @@ def test_fp_size_is_the_hosts(ptrace: Kernel) -> None:
     assert is_syscall(ptrace.run(context, ptrace.space(guest.CALLS)))
 
 
+def test_death_that_only_the_server_can_see(ptrace: Kernel) -> None:
+    """# P-101: a dead leader shows in no wait while the server has not reaped its threads; the broker must not wait for it."""
+    space, context = ptrace.space(guest.SPIN), ptrace.context()
+    ptrace.platform.submit(context, space)
+    assert ptrace.platform.next_ready(time.monotonic() + 0.02) is None
+    os.kill(pid_of(space), signal.SIGKILL)
+    with pytest.raises(MapError):
+        ptrace.map(space, DATA)
+    with pytest.raises(MapError):
+        ptrace.map(space, DATA)
+    assert ptrace.wait().event.kind == EventKind.DEATH
+    space.release()
+    assert eventually(lambda: not Path(f"/proc/{pid_of(space)}").exists())
+
+
 def test_loss_of_the_source(ptrace: Kernel) -> None:
     """# P-012, P-100: no new space, but the others go on."""
     space = ptrace.space(guest.CALLS)
@@ -317,7 +332,7 @@ def test_loss_of_the_bells(kernel: Kernel) -> None:
     if kernel.path == SUBMIT:
         with pytest.raises(PlatformError):
             kernel.platform.next_ready(None)
-    assert kernel.context().switch(space).kind == EventKind.DEATH
+    assert eventually(lambda: kernel.context().switch(space).kind == EventKind.DEATH)
     with pytest.raises(PlatformError):
         kernel.platform.new_address_space()
 

@@ -22,6 +22,17 @@ INTERRUPT_SIGNAL: Final = signal.SIGCHLD
 
 SEIZE_OPTIONS: Final = ptrace.O_EXITKILL | ptrace.O_TRACESYSGOOD
 
+THREAD_FLAGS: Final = (
+    ptrace.CLONE_VM
+    | ptrace.CLONE_FS
+    | ptrace.CLONE_FILES
+    | ptrace.CLONE_SIGHAND
+    | ptrace.CLONE_THREAD
+    | ptrace.CLONE_SYSVSEM
+    | ptrace.CLONE_PTRACE
+)
+"""What a new thread of a stub shares: everything. It is traced from the start, by its creator's tracer."""
+
 _BLOCKED: Final = ((1 << 64) - 1) & ~(1 << (INTERRUPT_SIGNAL - 1))
 _PR_SET_NAME: Final = 15
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -69,9 +80,10 @@ class Stub:
     """A stub process: one address space, one leader that only maps, and a thread for each context that ever ran at once.
 
     ``death`` says why the process is no more, once it is not. ``unmaps`` counts changes that invalidate the last fault.
+    ``lent``: other tracers than the leader's have threads here. ``idle`` and ``spare``: stopped threads of the tracers.
     """
 
-    __slots__ = ("code", "death", "idle", "leader", "pid", "spare", "unmaps")
+    __slots__ = ("code", "death", "idle", "leader", "lent", "pid", "spare", "unmaps")
 
     def __init__(self, pid: int, code: int, broker: "Tracer") -> None:
         """Describe the process ``pid`` with its stub page at ``code``, whose leader ``broker`` traces."""
@@ -80,6 +92,7 @@ class Stub:
         self.leader = Tracee(pid, self, broker)
         self.death = ""
         self.unmaps = 0
+        self.lent = False
         self.idle: dict[Tracer, list[Tracee]] = {}
         self.spare: Tracee | None = None
 

@@ -4,14 +4,12 @@ Everything here runs on the tracer's own thread, except post(), ring() and wake(
 sets its own flag before it reads the other's, so at least one of them sees the other (the GIL keeps the order).
 """
 
-import os
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from systrap.arch import x86_fp
-from systrap.arch.x86_64 import FS_BASE
 from systrap.host import ptrace
 from systrap.host.process import tgkill
 from systrap.host.sys import NR, check
@@ -19,8 +17,17 @@ from systrap.host.timerfd import DeadlineTimer
 from systrap.platform import INTERRUPTED_EVENT, ContextError, Event, EventKind, PlatformError, ProgrammingError
 from systrap.platforms.ptrace import events
 from systrap.platforms.ptrace import x86_64 as machine
+from systrap.platforms.ptrace.injection import OWN, Injector
 from systrap.platforms.ptrace.jobs import Job
-from systrap.platforms.ptrace.stub import INTERRUPT_SIGNAL, SEIZE_OPTIONS, Stub, StubDiedError, Tracee, number
+from systrap.platforms.ptrace.stub import (
+    INTERRUPT_SIGNAL,
+    SEIZE_OPTIONS,
+    THREAD_FLAGS,
+    Stub,
+    StubDiedError,
+    Tracee,
+    number,
+)
 
 if TYPE_CHECKING:
     from systrap.platforms.ptrace.context import PtraceContext
@@ -28,31 +35,15 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _SYSCALL_STATUS: Final = ptrace.SYSCALL_STOP << 8 | 0x7F
-_STEP_STATUS: Final = 0x057F
-_OWN: Final = ptrace.WALL | ptrace.WNOTHREAD
-_THREAD_FLAGS: Final = (
-    ptrace.CLONE_VM
-    | ptrace.CLONE_FS
-    | ptrace.CLONE_FILES
-    | ptrace.CLONE_SIGHAND
-    | ptrace.CLONE_THREAD
-    | ptrace.CLONE_SYSVSEM
-    | ptrace.CLONE_PTRACE
-)
 _ESRCH: Final = 3
 _EINTR: Final = 4
 _EIO: Final = 5
-# Results with which the kernel asks itself to make a call again: an injected call was cut short by a signal.
-_RESTART: Final = frozenset((-512, -513, -514, -516))
-_SPINS: Final = 50
-_U63: Final = 1 << 63
-_U64: Final = 1 << 64
 
 BELL_BUFFER: Final = 0x100000
 """Where the bells' stub has a page for the timers' counts."""
 
 
-class Tracer:
+class Tracer(Injector):
     """The stub threads that one OS thread traces, and the contexts that it runs on them.
 
     A wait for tracees has no time-out, and only a tracee ends it. So each tracer has a *bell*: a stub thread that sits in a
@@ -61,23 +52,17 @@ class Tracer:
 
     def __init__(self, ident: int) -> None:
         """Make a tracer for the OS thread ``ident``. ``group`` and a bell must be given before it waits. Raises OSError."""
-        self.ident = ident
+        super().__init__(ident)
         self.group = 0
         self.ready: deque[PtraceContext] = deque()
-        self.tracees: dict[int, Tracee] = {}
         self.counts = [0] * (max(EventKind) + 1)
         self.timer = DeadlineTimer()
         self._running = 0
-        self._spins = _SPINS if len(os.sched_getaffinity(0)) > 1 else 0
-        self._waiter = ptrace.Waiter()
         self._inbox: deque[Job] = deque()
         self._sleeping = False
         self._woken = False
         self._bell: Tracee | None = None
         self._armed: float | None = None
-        self._call_buffer = bytearray(machine.REGISTER_BYTES)
-        self._call_regs = memoryview(self._call_buffer).cast("Q")
-        self._call_set = ptrace.RegisterSet(ptrace.NT_PRSTATUS, self._call_buffer, machine.CALL_BYTES)
 
     # What other threads may call.
 
@@ -107,11 +92,6 @@ class Tracer:
 
     # Stub threads.
 
-    def adopt(self, tracee: Tracee) -> None:
-        """Wait for the first stop of a thread that was just attached, and trace it from now on. Raises StubDiedError."""
-        self.tracees[tracee.tid] = tracee
-        self._wait_stop(tracee)
-
     def take(self, tid: int, stub: Stub) -> Tracee:
         """Attach to a stub thread that lend() let go on another tracer. Raises OSError, StubDiedError."""
         ptrace.demand(ptrace.SEIZE, tid, 0, SEIZE_OPTIONS)
@@ -122,6 +102,7 @@ class Tracer:
 
     def lend(self, stub: Stub) -> int:
         """Make a stub thread that nobody traces, for another tracer to take. Meanwhile it waits in a call on the stub page."""
+        stub.lent = True
         tracee = self.spawn(stub)
         machine.pack_call(self._call_buffer, stub.code, number("pause"), ())
         check(self._call_set.write(tracee.tid), "setting up a stub thread")
@@ -134,7 +115,7 @@ class Tracer:
         parent = self.stopped(stub)
         if parent is None:
             return self.borrow(stub)
-        tid = check(self.inject(parent, NR["clone"], _THREAD_FLAGS), "clone of a stub thread")
+        tid = check(self.inject(parent, NR["clone"], THREAD_FLAGS), "clone of a stub thread")
         tracee = Tracee(tid, stub, self)
         self.adopt(tracee)
         return tracee
@@ -148,77 +129,20 @@ class Tracer:
         leader = stub.leader
         return leader if leader.tracer is self and not leader.dead else None
 
-    def thread_pointer(self, tracee: Tracee) -> int:
-        """Return the FS base of a stopped thread. Raises OSError."""
-        buffer = bytearray(machine.REGISTER_BYTES)
-        check(ptrace.RegisterSet(ptrace.NT_PRSTATUS, buffer).read(tracee.tid), "reading a stub's registers")
-        return memoryview(buffer).cast("Q")[FS_BASE]
-
-    def inject(self, tracee: Tracee, nr: int, *args: int) -> int:
-        """Make a stopped thread call the host kernel. Returns the result, or −errno. Raises StubDiedError.
-
-        The thread steps over the one system call instruction of the stub page. Its registers are lost, its FP state not.
-        """
-        tid = tracee.tid
-        ip = tracee.stub.code
-        behind = ip + machine.SYSCALL_LEN
-        regs = self._call_regs
-        while True:
-            machine.pack_call(self._call_buffer, ip, nr, args)
-            error = self._call_set.write(tid)
-            while not error:
-                error = ptrace.request(ptrace.SINGLESTEP, tid)
-                status = 0 if error else self._wait_stop(tracee)
-                if status == _STEP_STATUS:
-                    error = self._call_set.read(tid)
-                    if not error and regs[machine.CALL_IP] == behind:
-                        break
-            if error:
-                # It was killed; the next wait says how.
-                self._wait_death(tracee)
-            result = regs[machine.CALL_RESULT]
-            if result >= _U63:
-                result -= _U64
-            if result not in _RESTART:
-                return result
-
-    def _wait_stop(self, tracee: Tracee) -> int:
-        """Wait until one thread stops, and return its status; polls first, as sleep() does. Raises StubDiedError."""
-        spins = self._spins
-        while True:
-            spins -= 1
-            tid = self._waiter.wait(tracee.tid, _OWN | ptrace.WNOHANG if spins > 0 else _OWN)
-            if tid in (0, -_EINTR):
-                continue
-            status = self._waiter.status
-            if tid > 0 and ptrace.is_stopped(status):
-                return status
-            context = self._gone(tracee, status if tid > 0 else None)
-            if context is not None:
-                self.deliver(context)
-            raise StubDiedError(tracee.stub.death)
-
-    def _wait_death(self, tracee: Tracee) -> None:
-        """Kill a stub that does not do as it is told, and wait for this thread's end. Raises StubDiedError."""
-        tracee.stub.kill()
-        while True:
-            self._wait_stop(tracee)
-
-    def reap(self, stub: Stub) -> None:
-        """Collect this tracer's threads of a killed stub, the leader last. Waits for them to die."""
-        mine = [tracee for tracee in self.tracees.values() if tracee.stub is stub]
-        for tracee in sorted(mine, key=lambda tracee: tracee is stub.leader):
-            try:
-                self._wait_death(tracee)
-            except StubDiedError:
-                continue
+    def bury(self, tracee: Tracee, status: int | None) -> None:
+        """Note that a thread does not exist any more, and let the context on it die."""
+        context = self._gone(tracee, status)
+        if context is not None:
+            self.deliver(context)
 
     def _gone(self, tracee: Tracee, status: int | None) -> "PtraceContext | None":
         """Note that a thread does not exist any more; its context, if one ran on it, has its last event and is returned."""
         self.tracees.pop(tracee.tid, None)
         tracee.dead = True
         stub = tracee.stub
-        stub.death = stub.death or ("it vanished" if status is None else events.describe_death(status))
+        if status is not None:
+            stub.death = events.describe_death(status)
+        stub.death = stub.death or "it vanished"
         if tracee is self._bell:
             self._bell = None
         context = tracee.context
@@ -377,7 +301,7 @@ class Tracer:
         The kernel reports the latest born thread first: a busy one would hide the others.
         """
         while self._running:
-            tid = self._waiter.wait(-self.group, _OWN | ptrace.WNOHANG)
+            tid = self._waiter.wait(-self.group, OWN | ptrace.WNOHANG)
             if tid <= 0:
                 return
             context = self.collect(tid, self._waiter.status)
