@@ -100,7 +100,10 @@ class MappableFile(Protocol):
     """A source of pages: platform.File / memmap.File."""
 
     def data_fd(self, start: int, length: int) -> int:
-        """Return a host descriptor whose offsets ``[start, start+length)`` hold valid data (DataFD). May raise OSError."""
+        """Return a host descriptor whose offsets ``[start, start+length)`` hold valid data (DataFD).
+
+        May raise OSError, which apply() raises as a MapError with its errno (P-028).
+        """
 
 
 class MapRequest(NamedTuple):
@@ -297,7 +300,9 @@ class Platform(ABC):
 
     @abstractmethod
     def next_ready(self, deadline: float | None) -> Context | None:
-        """Wait for a submitted context with an event, set its ``event``, and return it. One thread only.
+        """Wait for a submitted context with an event, set its ``event``, and return it.
+
+        One thread only, from the first call until close(): it must not end before.
 
         Returns None when ``deadline`` (time.monotonic() seconds, None = never) passed, wake() was called, or a host
         signal arrived: look at whatever else there is to do, and call again.
