@@ -69,6 +69,8 @@ class X86_64:  # noqa: N801 - the architecture's name
     TLS: Final = FS_BASE
     SYSCALL_INSN_LEN: Final = 2
     RED_ZONE: Final = 128
+    VSYSCALLS: Final = {0xFFFFFFFFFF600000: 96, 0xFFFFFFFFFF600400: 201, 0xFFFFFFFFFF600800: 309}
+    """Entries of the vsyscall page, and the system calls they stand for."""
 
     @staticmethod
     def start_regs(regs: "memoryview[int]", ip: int, sp: int) -> None:

@@ -45,7 +45,7 @@ def unpack_time(data: bytes) -> float:
     seconds, nanos = struct.unpack("<2q", data)
     if seconds < 0 or not 0 <= nanos < 1_000_000_000:
         raise SyscallError(errno.EINVAL)
-    return float(seconds) + nanos / 1e9
+    return float(seconds + nanos / 1e9)
 
 
 def pack_time(seconds: float) -> bytes:

@@ -90,25 +90,25 @@ class _SignalQueue(WaitQueue):
     def add(self, waiter: Waiter) -> None:
         """See WaitQueue."""
         super().add(waiter)
-        self._file.owner.group.signal_queue.add(self._file)
+        self._file.maker.group.signal_queue.add(self._file)
 
 
 class SignalFile(AnonymousFile):
-    """A signalfd. It reads the pending signals of whoever reads; ``owner`` made it, and stands in where nobody is known."""
+    """A signalfd. It reads the pending signals of whoever reads; ``maker`` made it, and stands in where nobody is known."""
 
-    __slots__ = ("mask", "owner")
+    __slots__ = ("maker", "mask")
     KIND = "signalfd"
 
-    def __init__(self, owner: "Task", mask: int, flags: int) -> None:
+    def __init__(self, maker: "Task", mask: int, flags: int) -> None:
         """Take the signals to read, as a mask."""
         super().__init__(O_RDWR | flags)
-        self.owner = owner
+        self.maker = maker
         self.mask = mask
         self.queue = _SignalQueue(self)
 
     def _reader(self) -> "Task":
-        current = self.owner.kernel.current
-        return current if current is not None else self.owner
+        current = self.maker.kernel.current
+        return current if current is not None else self.maker
 
     def notified(self, events: int) -> None:
         """Pass a signal's arrival on (wait.Waiter of the process's signal queue)."""
@@ -136,7 +136,7 @@ class SignalFile(AnonymousFile):
 
     def release(self) -> None:
         """See OpenFile."""
-        self.owner.group.signal_queue.discard(self)
+        self.maker.group.signal_queue.discard(self)
 
 
 def _pack_signal(info: "Info") -> bytes:

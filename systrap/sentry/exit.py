@@ -82,11 +82,11 @@ def _exit_group(kernel: "Kernel", group: ThreadGroup) -> None:
     group.exiting = True
     for timer in (*group.timers.values(), *group.posix_timers.values()):
         timer.cancel()
-    stopped_pgrps = {child.pgid for child in group.children if child.session is group.session}
+    orphaned = _held_by(kernel, group)
     _reparent(kernel, group)
     if group.session.sid == group.pid:
         _hang_up(kernel, group)
-    for pgid in stopped_pgrps | {group.pgid}:
+    for pgid in orphaned:
         _signal_if_orphaned(kernel, pgid)
     parent = group.parent
     if parent is kernel.init or parent is None:
@@ -146,10 +146,25 @@ def is_orphaned(kernel: "Kernel", pgid: int) -> bool:
     for member in kernel.groups.values():
         if member.pgid == pgid and not member.zombie:
             parent = member.parent
-            if parent is not None and parent is not kernel.init:
-                if parent.session is member.session and parent.pgid != pgid:
-                    return False
+            if parent is None or parent is kernel.init:
+                continue
+            if parent.session is member.session and parent.pgid != pgid:
+                return False
     return True
+
+
+def _held_by(kernel: "Kernel", group: ThreadGroup) -> set[int]:
+    """Return the process groups that a process keeps from being orphaned: they may become so by its end."""
+    held = {child.pgid for child in group.children if child.session is group.session and child.pgid != group.pgid}
+    parent = group.parent
+    if (
+        parent is not None
+        and parent is not kernel.init
+        and parent.session is group.session
+        and parent.pgid != group.pgid
+    ):
+        held.add(group.pgid)
+    return held
 
 
 def _signal_if_orphaned(kernel: "Kernel", pgid: int) -> None:

@@ -47,9 +47,9 @@ def _choose_stack(task: "Task", action: "Action") -> int:
     """Return where the frame goes below: the alternate stack if asked for, else below the red zone."""
     sp = task.context.regs[r.RSP]
     start, flags, size = task.altstack
-    if action.flags & SA_ONSTACK and size and not flags & SS_DISABLE:
-        if not _on_altstack(task, sp) or flags & SS_AUTODISARM:
-            return start + size
+    usable = action.flags & SA_ONSTACK and size and not flags & SS_DISABLE
+    if usable and (not _on_altstack(task, sp) or flags & SS_AUTODISARM):
+        return start + size
     return sp - _RED_ZONE
 
 

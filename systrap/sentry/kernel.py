@@ -99,9 +99,10 @@ class Kernel:
         self.ended_by = 0
         self.vfs = VFS(self)
         self._tracer: Tracer | None = None
+        self.serve: Callable[[Task], None] = self.syscall
         if config.trace:
             self._tracer = Tracer(self.write_log)
-            self.syscall = self._traced_syscall
+            self.serve = self._traced_syscall
 
     # The loop.
 
@@ -144,10 +145,10 @@ class Kernel:
             return
         context = self.platform.next_ready(self.timers.next_deadline())
         if context is not None:
-            task = context.owner
-            if not isinstance(task, Task):
+            owner = context.owner
+            if not isinstance(owner, Task):
                 raise PlatformError("a context without a task came back")
-            self._handle(task, context.event)
+            self._handle(owner, context.event)
 
     def _handle(self, task: Task, event: Event) -> None:
         """Serve one event of one task."""
@@ -161,7 +162,7 @@ class Kernel:
                 ARCH.restart_syscall(task.context.regs, task.context.regs[_SYSCALL_NR])
             self.return_to_guest(task)
         elif event is SYSCALL_EVENT:
-            self.syscall(task)
+            self.serve(task)
         elif event.kind is EventKind.SIGNAL:
             self._fault(task, event)
         elif event.kind is EventKind.INTERRUPTED:
@@ -248,7 +249,7 @@ class Kernel:
         self.return_to_guest(task)
 
     def _interrupted(self, task: Task, interrupted: Interrupted) -> None:
-        """A system call was broken off by a signal: what becomes of it depends on what the signal does (signals.deliver)."""
+        """Note that a signal broke the call off: what becomes of it depends on what the signal does (signals.deliver)."""
         task.restart = interrupted.kind
         if self._tracer is not None:
             self._tracer.interrupted(task, interrupted.kind)
@@ -259,12 +260,12 @@ class Kernel:
         """Answer a system call and log it: takes the place of ``syscall`` when tracing is on."""
         if self._tracer is not None:
             self._tracer.began(task)
-        Kernel.syscall(self, task)
+        self.syscall(task)
         if self._tracer is not None and task.coro is None:
             self._tracer.ended(task, None)
 
     def _bug(self, task: Task, error: Exception) -> None:
-        """A handler failed in a way that no guest may cause: tell, and end that guest; the others live."""
+        """Tell of a handler that failed as no guest may cause, and end that guest; the others live."""
         import traceback
 
         name = numbers.NAMES.get(task.syscall_nr, str(task.syscall_nr))
@@ -322,7 +323,7 @@ class Kernel:
         if task.saved_mask is not None and task.restart is None and not self.signals.has_deliverable(task):
             self.signals.restore_mask(task)
         if not self.signals.deliver(task):
-            if task.group.exiting and task.state is not State.DEAD:
+            if task.group.exiting:
                 exits.exit_task(task)
             return
         if task.saved_mask is not None:
@@ -340,9 +341,12 @@ class Kernel:
         elif task.state is State.PARKED:
             if task.group.exiting:
                 self._break_off(task)
-            elif task.wait is not None and not task.wait.uninterruptible:
-                if self.signals.has_deliverable(task) or task.group.stopped:
-                    self.unpark(task, Interrupted())
+            elif (
+                task.wait is not None
+                and not task.wait.uninterruptible
+                and (self.signals.has_deliverable(task) or task.group.stopped)
+            ):
+                self.unpark(task, Interrupted())
         elif task.state is State.STOPPED and (task.group.exiting or not task.group.stopped):
             task.state = State.KERNEL
             self.return_to_guest(task)
@@ -369,7 +373,7 @@ class Kernel:
             exits.exit_task(task)
 
     def recheck(self, task: Task) -> None:
-        """The task's signal mask changed: see whether a signal became deliverable."""
+        """See whether a signal became deliverable: the task's mask changed."""
         if self.signals.has_deliverable(task):
             task.attention = True
 
@@ -380,6 +384,8 @@ class Kernel:
         info = event.info
         if info is None:
             raise PlatformError("a signal event without a signal")
+        if event.access is Access.EXECUTE and self._vsyscall(task, info.addr):
+            return
         if event.access is not Access.NONE:
             try:
                 task.mm.handle_fault(info.addr, event.access)
@@ -400,6 +406,21 @@ class Kernel:
             code = info.code if info.signo != SIGSEGV or info.code > 0 else 0x80
             self.signals.force(task, Info(info.signo, code, addr=info.addr, trapno=info.trapno, err=info.err))
         self.return_to_guest(task)
+
+    def _vsyscall(self, task: Task, address: int) -> bool:
+        """Answer a call into the vsyscall page, which is not there: as the system call it stands for, and return."""
+        nr = ARCH.VSYSCALLS.get(address)
+        if nr is None:
+            return False
+        regs = task.context.regs
+        try:
+            regs[ARCH.IP] = task.mm.read_u64(regs[ARCH.SP])
+        except SyscallError:
+            return False
+        regs[ARCH.SP] = (regs[ARCH.SP] + 8) & _U64
+        regs[_SYSCALL_NR] = nr
+        self.serve(task)
+        return True
 
     # Pids, host signals, the end.
 

@@ -75,7 +75,7 @@ def load(
     for text in (*argv, *env):
         if len(text) >= MAX_ARG_STRLEN:
             raise SyscallError(errno.E2BIG)
-    limits = DefaultLimits() if task.mm is None else task.mm.limits
+    limits = DefaultLimits() if task.mm is None else task.mm.limits  # type: ignore[redundant-expr] # None at first
     check_size(limits, argv, env)
     held: list[OpenFile] = []
     try:

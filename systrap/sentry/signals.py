@@ -247,7 +247,7 @@ class Signals:
         if handler != SIG_IGN and not (handler == SIG_DFL and mask & IGNORED_BY_DEFAULT):
             return False
         members = [task] if task is not None else group.tasks
-        return not any((m.saved_mask if m.saved_mask is not None else m.signal_mask) & mask for m in members if m)
+        return not any((m.saved_mask if m.saved_mask is not None else m.signal_mask) & mask for m in members)
 
     @staticmethod
     def _taker(group: "ThreadGroup", mask: int) -> "Task | None":

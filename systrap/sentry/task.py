@@ -142,8 +142,8 @@ class Task:
     """
 
     __slots__ = (
-        "altstack", "attention", "clear_child_tid", "comm", "context", "coro", "creds", "doomed", "fds", "fs", "group", "kernel", "mm",
-        "pending", "personality", "restart", "restart_deadline", "restart_nr", "robust_list", "saved_mask", "signal_mask",
+        "altstack", "attention", "clear_child_tid", "comm", "context", "coro", "creds", "doomed", "fds", "fs", "group", "kernel",
+        "mm", "pending", "personality", "restart", "restart_deadline", "restart_nr", "robust_list", "saved_mask", "signal_mask",
         "started", "state", "syscall_nr", "tid", "timer", "timer_slack", "uninterruptible", "vfork_queue", "wait",
     )  # fmt: skip
 

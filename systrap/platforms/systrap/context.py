@@ -18,6 +18,7 @@ from systrap.platform import (
     Event,
     EventKind,
     ProgrammingError,
+    SignalInfo,
 )
 from systrap.platforms.systrap import abi
 from systrap.platforms.systrap.abi import ContextSlot, ContextState
@@ -25,6 +26,10 @@ from systrap.platforms.systrap.subprocess import Subprocess
 
 if TYPE_CHECKING:
     from systrap.platforms.systrap.dispatcher import Dispatcher
+
+
+_VSYSCALLS = (96, 201, 309)
+"""gettimeofday, time, getcpu: what the vsyscall page offers."""
 
 
 def death(message: str, number: int = errno.EPERM) -> Event:
@@ -111,13 +116,30 @@ class SystrapContext(Context):
         self._pull = True
         if state in (ContextState.SYSCALL, ContextState.SYSCALL_TRAP, ContextState.SYSCALL_NEED_TRAP):
             regs = slot.regs
-            regs[x86_64.RAX] = regs[x86_64.ORIG_RAX]
+            nr = regs[x86_64.ORIG_RAX]
+            regs[x86_64.RAX] = nr
+            if nr in _VSYSCALLS and state == ContextState.SYSCALL:
+                return self._vsyscall(slot) or SYSCALL_EVENT
             return SYSCALL_EVENT
         if state == ContextState.FAULT:
             return self._fault(slot)
         if state == ContextState.UNEXPECTED_DEATH:
             return death("the stub process died", errno.ECHILD)
         return death(f"corrupted shared memory: context state {state:#x}")
+
+    @staticmethod
+    def _vsyscall(slot: ContextSlot) -> Event | None:
+        """Report a call into the vsyscall page as the execute fault it is (P-049); None for an ordinary call.
+
+        seccomp traps such a call after the host kernel has emulated the return: that is undone here.
+        """
+        address = slot.si_addr()
+        if not abi.VSYSCALL_START <= address < abi.VSYSCALL_END:
+            return None
+        regs = slot.regs
+        regs[x86_64.RIP] = address
+        regs[x86_64.RSP] = (regs[x86_64.RSP] - 8) & (1 << 64) - 1
+        return Event(EventKind.SIGNAL, SignalInfo(abi.SIGSEGV, 1, address), Access.EXECUTE)
 
     def _fault(self, slot: ContextSlot) -> Event:
         info = slot.siginfo()

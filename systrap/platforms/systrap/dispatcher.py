@@ -49,7 +49,8 @@ class Dispatcher:
         self._crowded: dict[Subprocess, set[int]] = {}
         self._ready: deque[SystrapContext] = deque()
         self._deaths: deque[Subprocess] = deque()
-        self.events = 0
+        self._woken = False
+        self.events = [0, 0, 0, 0, 0]
         self._u32[block.MAX_THREADS >> 2] = max_threads
         self._u32[block.STUB_SPIN_OFF >> 2] = 1
         if syscall(NR["futex_waitv"], 0, 0, 0, 0, 0) == -errno.ENOSYS:
@@ -72,6 +73,7 @@ class Dispatcher:
 
     def _ready_at_once(self, context: SystrapContext, event: Event) -> None:
         context.event = event
+        self.events[event.kind] += 1
         self._ready.append(context)
 
     def _start(self, context: SystrapContext, space: Subprocess, notify: int) -> Event | None:
@@ -121,7 +123,6 @@ class Dispatcher:
         outstanding.pop(slot.stub_id, None)
         if self._crowded and len(outstanding) <= self._max_threads:
             self._crowded.pop(space, None)
-        self.events += 1
 
     # Getting back.
 
@@ -133,6 +134,9 @@ class Dispatcher:
             if self._deaths:
                 self._bury(self._deaths.popleft())
                 continue
+            if self._woken:
+                self._woken = False
+                return None
             until = self._wait_until(deadline)
             result = self._code.next_ready()
             if result == _READY:
@@ -167,9 +171,9 @@ class Dispatcher:
                     self._ready.append(context)
         if result == -errno.ETIMEDOUT and self._crowded:
             self._end_time_slices()
-        if self._ready or self._deaths:
+        if self._ready or self._deaths or self._woken:
             return True
-        return result == -errno.ETIMEDOUT and until != deadline
+        return result == _WOKEN or (result == -errno.ETIMEDOUT and until != deadline)
 
     def _take(self, space: Subprocess, context_id: int) -> SystrapContext | None:
         """Check a ring's word against our books, and return the context with its event set; None when there is none to tell.
@@ -193,6 +197,7 @@ class Dispatcher:
             return None
         context.preempted = False
         context.event = event
+        self.events[event.kind] += 1
         return context
 
     # Spaces that can ring.
@@ -249,7 +254,7 @@ class Dispatcher:
     def space_died(self, space: Subprocess) -> None:
         """Note that a stub died. Any thread."""
         self._deaths.append(space)
-        self.wake()
+        self._ring()
 
     def _bury(self, space: Subprocess) -> None:
         """Give the contexts of a dead space back: with what they brought back before it died, else with their death."""
@@ -292,7 +297,14 @@ class Dispatcher:
             self._crowded[space] = running - seen
 
     def wake(self) -> None:
-        """Make next_ready() return (platform.Platform.wake). Any thread."""
+        """Make next_ready() return (platform.Platform.wake). Any thread.
+
+        The request is a flag of its own: a death that rings at the same time must not swallow it.
+        """
+        self._woken = True
+        self._ring()
+
+    def _ring(self) -> None:
         address = self._code.block_address + block.WAKE
         self._code.add32(address, 1)
         futex.wake(address)
@@ -319,6 +331,7 @@ class Dispatcher:
                 continue
             context.preempted = context.waiter = False
             context.event = event
+            self.events[event.kind] += 1
             return event
 
     def _await(self, context: SystrapContext, space: Subprocess) -> Event:

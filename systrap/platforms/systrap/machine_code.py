@@ -43,7 +43,7 @@ _Swap = Callable[[int, int, int], int]
 
 
 class SentryCode:
-    """One instance of the sentry image with its dispatch block. Lives as long as the process: nothing is ever unmapped.
+    """One instance of the sentry image with its dispatch block.
 
     ``submit`` and the atomics keep the GIL (they take nanoseconds); ``next_ready`` releases it (it sleeps).
     """
@@ -62,6 +62,10 @@ class SentryCode:
         base = mem.mmap(0, length, mem.PROT_READ | mem.PROT_WRITE, mem.MAP_PRIVATE | mem.MAP_ANONYMOUS)
         mem.view(base, len(code))[:] = code
         mem.mprotect(base, length, mem.PROT_READ | mem.PROT_EXEC)
+        self._mappings: tuple[tuple[int, int], ...] = (
+            (self.block_address, round_up(BLOCK_SIZE, PAGE_SIZE)),
+            (base, length),
+        )
 
         c_int, c_u32, c_void = ctypes.c_int, ctypes.c_uint32, ctypes.c_uint64
         keeps_gil = ctypes.PYFUNCTYPE
@@ -74,6 +78,13 @@ class SentryCode:
         self.exchange32: _AddressValue = keeps_gil(c_u32, c_void, c_u32)(at["atomic_xchg32"])
         self.compare_exchange32: _Swap = keeps_gil(c_u32, c_void, c_u32, c_u32)(at["atomic_cas32"])
         self.release32: _AddressValue = keeps_gil(c_int, c_void, c_u32)(at["store_release32"])
+
+    def unmap(self) -> None:
+        """Give the memory back. Nothing of this object may be used any more, by any thread."""
+        del self.u32, self.u64, self.i64
+        for address, length in self._mappings:
+            mem.munmap(address, length)
+        self._mappings = ()
 
 
 def read_cpuid(code: SentryCode, leaf: int, subleaf: int) -> tuple[int, int, int, int]:

@@ -24,6 +24,7 @@ from systrap.memory import MemoryFile
 from systrap.platform import (
     AddressSpace,
     Context,
+    EventKind,
     Options,
     Platform,
     PlatformError,
@@ -101,7 +102,9 @@ class SystrapPlatform(Platform):
         self._environment = shared.environment
         self._fp_len = shared.arch_state.fp_len
         self._concurrency = shared.max_threads
-        self._dispatcher = Dispatcher(SentryCode(blob.load("sentry")), shared.max_threads)
+        self._code = SentryCode(blob.load("sentry"))
+        self._dispatcher = Dispatcher(self._code, shared.max_threads)
+        self._closed = False
         self._spaces: weakref.WeakSet[Subprocess] = weakref.WeakSet()
         self._created = 0
         self._barrier = syscall(NR["membarrier"], 0, 0) & _MEMBARRIER_GLOBAL == _MEMBARRIER_GLOBAL
@@ -165,13 +168,19 @@ class SystrapPlatform(Platform):
             "spaces_created": self._created,
             "threads": sum(len(space.threads) for space in spaces),
             "contexts": sum(len(space.contexts) for space in spaces),
-            "events": self._dispatcher.events,
+            **{f"events_{kind.name.lower()}": self._dispatcher.events[kind] for kind in EventKind},
         }
 
     def close(self) -> None:
         """Kill every stub of this platform. The source stays for the next platform, and ends with the process."""
+        if self._closed:
+            return
+        self._closed = True
         for space in list(self._spaces):
-            space.kill()
+            space.abandon()
+        for space in list(self._spaces):
+            space.wait_until_gone()
+        self._code.unmap()
 
 
 class _Constructor:

@@ -213,19 +213,31 @@ class Subprocess(AddressSpace):
             self._apply_batch(requests[start : start + MAX_BATCH])
 
     def _apply_batch(self, requests: Sequence[MapRequest | UnmapRequest]) -> None:
-        calls = [_call_for(request) for request in requests]
-        while calls:
-            if self.dead:
-                self._refuse_maps(requests)
-                return
+        calls: list[Call] = []
+        refused: MapError | None = None
+        for request in requests:
             try:
-                reply = self.channel.run(calls)
-            except ContextError:
-                self.kill()
-                self._refuse_maps(requests)
-                return
-            if not -4096 < reply.ret < 0:
-                return
+                calls.append(_call_for(request))
+            except OSError as error:
+                # The pages are not to be had (P-028); what stands before this request is carried out all the same.
+                refused = MapError(f"no pages for {request.addr:#x}: {error}", error.errno or errno.EIO)
+                break
+        if calls:
+            self._run_batch(requests, calls)
+        if refused is not None:
+            raise refused
+
+    def _run_batch(self, requests: Sequence[MapRequest | UnmapRequest], calls: list[Call]) -> None:
+        if self.dead:
+            self._refuse_maps(requests)
+            return
+        try:
+            reply = self.channel.run(calls)
+        except ContextError:
+            self.kill()
+            self._refuse_maps(requests)
+            return
+        if -4096 < reply.ret < 0:
             failed = requests[min(max(reply.done, 1), len(requests)) - 1]
             if isinstance(failed, MapRequest):
                 raise MapError(
@@ -322,6 +334,16 @@ class Subprocess(AddressSpace):
         self.unmap(0, self.environment.source.image.layout.stub_start)
         self._released = True
         self._let_go()
+
+    def abandon(self) -> None:
+        """End the stub whatever is bound to it: its platform closes."""
+        self._released = True
+        self.contexts.clear()
+        self._let_go()
+
+    def wait_until_gone(self) -> None:
+        """Wait until nothing of the stub is alive, for a moment at most."""
+        self._gone.wait(_PATIENCE)
 
     def _let_go(self) -> None:
         if self._released and not self.contexts:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import OpenFile
 from systrap.sentry.fs.contents import PathFile
-from systrap.sentry.fs.inode import Inode, Location, Stat
-from systrap.sentry.fs.synthetic import DirectoryInode, LinkInode, SyntheticInode
+from systrap.sentry.fs.inode import Inode, Location
+from systrap.sentry.fs.synthetic import Directory, SyntheticInode, fixed_link, ino_of
 from systrap.sentry.mappable import Mappable
 from systrap.sentry.pages import ZeroPages
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from systrap.sentry.kernel import Kernel
     from systrap.sentry.task import Task
 
+_DEV: Final = 5
 _zero_pages = ZeroPages()
 
 
@@ -127,43 +128,40 @@ def open_device(task: "Task", location: Location, rdev: int, flags: int) -> Open
 class DeviceInode(SyntheticInode):
     """A device node of /dev."""
 
-    __slots__ = ("rdev",)
+    __slots__ = ("_number",)
 
-    def __init__(self, major: int, minor: int, mode: int = 0o666) -> None:
-        super().__init__(stats.S_IFCHR | mode, dev=5)
-        self.rdev = os.makedev(major, minor)
+    def __init__(self, name: bytes, major: int, minor: int, mode: int = 0o666) -> None:
+        super().__init__(stats.S_IFCHR | mode, ino_of("dev", name), _DEV)
+        self._number = os.makedev(major, minor)
 
-    def stat(self) -> Stat:
-        """See Inode."""
-        return super().stat()._replace(rdev=self.rdev, blksize=4096)
+    def rdev(self) -> int:
+        """See SyntheticInode."""
+        return self._number
 
     def truncate(self, length: int) -> None:
         """See Inode: O_TRUNC means nothing to a device."""
 
     def open(self, task: "Task", location: Location, flags: int) -> OpenFile:
         """See Inode."""
-        return open_device(task, location, self.rdev, flags)
+        return open_device(task, location, self._number, flags)
+
+
+_NODES: Final = {
+    b"null": (1, 3), b"zero": (1, 5), b"full": (1, 7), b"random": (1, 8), b"urandom": (1, 9), b"tty": (5, 0),
+    b"ptmx": (5, 2),
+}  # fmt: skip
+_LINKS: Final = {
+    b"stdin": b"/proc/self/fd/0", b"stdout": b"/proc/self/fd/1", b"stderr": b"/proc/self/fd/2", b"fd": b"/proc/self/fd",
+}  # fmt: skip
 
 
 def mount_root(kernel: "Kernel") -> Inode:
     """Return the root of /dev."""
+    from systrap.sentry import tty
     from systrap.sentry.fs.nodes import new_tree
 
-    links = {b"stdin": b"/proc/self/fd/0", b"stdout": b"/proc/self/fd/1", b"stderr": b"/proc/self/fd/2", b"fd": b"/proc/self/fd"}
-    devices = {
-        b"null": (1, 3), b"zero": (1, 5), b"full": (1, 7), b"random": (1, 8), b"urandom": (1, 9), b"tty": (5, 0), b"ptmx": (5, 2),
-    }  # fmt: skip
-    table: dict[bytes, Callable[[], Inode]] = {}
-    for name, (major, minor) in devices.items():
-        table[name] = lambda major=major, minor=minor: DeviceInode(major, minor)  # type: ignore[misc] # bound here
-    for name, target in links.items():
-        table[name] = lambda target=target: LinkInode(lambda: target)  # type: ignore[misc] # bound here
-    table[b"shm"] = lambda: new_tree(kernel.memory, 0x23, 0o1777)
-    table[b"pts"] = lambda: _pts(kernel)
-    return DirectoryInode(table, mode=0o755)
-
-
-def _pts(kernel: "Kernel") -> Inode:
-    from systrap.sentry import tty
-
-    return tty.pts_directory(kernel)
+    children: dict[bytes, Inode] = {name: DeviceInode(name, *number) for name, number in _NODES.items()}
+    children |= {name: fixed_link(target, ino_of("dev", name), _DEV) for name, target in _LINKS.items()}
+    children[b"shm"] = new_tree(kernel.memory, 0x23, 0o1777)
+    children[b"pts"] = tty.pts_directory(kernel)
+    return Directory(children, 1, 0o755, _DEV)

@@ -12,13 +12,16 @@ from systrap import arch
 from systrap.arch import x86_64
 from systrap.platform import PlatformError
 from systrap.sentry.errors import SyscallError
-from systrap.sentry.fs.procfs import RELEASE, VERSION
 from systrap.sentry.limits import COUNT, RLIMIT_NOFILE
 from systrap.sentry.syscalls.process import pack_rusage
 from systrap.sentry.syscalls.table import Result, addr, i32, syscall, u32, u64
 
 if TYPE_CHECKING:
     from systrap.sentry.task import Task, ThreadGroup
+
+RELEASE: Final = b"6.1.0-systrap"
+"""The Linux release guests see: programs look for features by it."""
+VERSION: Final = b"#1 SMP systrap"
 
 _ARCH_SET_GS: Final = 0x1001
 _ARCH_SET_FS: Final = 0x1002

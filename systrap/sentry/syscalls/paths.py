@@ -538,7 +538,18 @@ def sys_utime(task: Task, path: addr, times: addr) -> Result:
 # What there is not.
 
 
-@syscall("mount", "umount2", "pivot_root", "move_mount", "fsopen", "fsconfig", "fsmount", "fspick", "open_tree", "mount_setattr")
+@syscall(
+    "mount",
+    "umount2",
+    "pivot_root",
+    "move_mount",
+    "fsopen",
+    "fsconfig",
+    "fsmount",
+    "fspick",
+    "open_tree",
+    "mount_setattr",
+)
 def sys_mount(task: Task) -> Result:
     """mount(2) and its relatives: the mounts of a run are fixed."""
     raise SyscallError(errno.EPERM)
@@ -548,4 +559,3 @@ def sys_mount(task: Task) -> Result:
 def sys_handles(task: Task) -> Result:
     """name_to_handle_at(2): there are no file handles."""
     raise SyscallError(errno.EOPNOTSUPP)
-

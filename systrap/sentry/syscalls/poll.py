@@ -72,7 +72,7 @@ def read_timespec(task: Task, address: int) -> float | None:
     seconds, nanos = struct.unpack("<2q", task.mm.read(address, 16))
     if seconds < 0 or not 0 <= nanos < 1_000_000_000:
         raise SyscallError(errno.EINVAL)
-    return float(seconds) + nanos / 1e9
+    return float(seconds + nanos / 1e9)
 
 
 def _set_mask(task: Task, mask: int, size: int) -> None:

@@ -1,1 +1,1 @@
-"""Sockets. (The families live in ``net/``; loaded with the first socket.)"""
+"""Sockets: the families live in ``net/``, loaded with the first socket."""
