@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_ACCMODE, O_RDONLY, OpenFile
-from systrap.sentry.fs.contents import DirectoryFile, PathFile, d_type
-from systrap.sentry.fs.inode import BLOCK_SIZE, Inode, Location, Stat
+from systrap.sentry.fs.contents import DirectoryFile, PathFile
+from systrap.sentry.fs.inode import BLOCK_SIZE, Inode, Location, Stat, d_type_of
 
 if TYPE_CHECKING:
     from systrap.sentry.task import Task
@@ -195,10 +195,10 @@ class Directory(SyntheticInode):
         found: list[tuple[bytes, int, int]] = []
         for name, inode in self.children.items():
             if isinstance(inode, SyntheticInode):
-                found.append((name, inode.ino, d_type(inode.mode)))
+                found.append((name, inode.ino, d_type_of(inode.mode)))
             else:
                 stat = inode.stat()
-                found.append((name, stat.ino, d_type(stat.mode)))
+                found.append((name, stat.ino, d_type_of(stat.mode)))
         return found
 
     def open(self, task: "Task", location: Location, flags: int) -> OpenFile:
