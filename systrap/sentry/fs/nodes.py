@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_ACCMODE, O_RDONLY, OpenFile
 from systrap.sentry.fs.contents import DirectoryFile, HostContents, HostFile, MemoryFileHandle
+from systrap.sentry.fs.hostdirs import hidden_devices
 from systrap.sentry.fs.inode import BLOCK_SIZE, Inode, Location, Stat, d_type_of, from_host, new_ino
 from systrap.sentry.pages import PageStore
 
@@ -46,16 +47,20 @@ class FileSystem:
         self.known: weakref.WeakValueDictionary[tuple[int, int], Node] = weakref.WeakValueDictionary()
 
     def host_node(self, path: bytes, found: os.stat_result) -> "Node":
-        """Return the node of a host file: the changed one, the known one, or a new one."""
+        """Return the node of a host file: the changed one, the known one, or a new one.
+
+        What is on a control file system of the host (its /proc, for one, wherever that is mounted) has no lower side.
+        """
         key = (found.st_dev, found.st_ino)
+        lower = None if found.st_dev in hidden_devices else path
         node = self.changed.get(key) or self.known.get(key)
         if node is None or node.kind != found.st_mode & 0o170000:
             node = _KINDS.get(found.st_mode & 0o170000, Special)(self, found.st_mode & 0o170000)
-            node.lower = path
+            node.lower = lower
             self.known[key] = node
         if node.own is None:
             node.host_stat = found
-            node.lower = path
+            node.lower = lower
         return node
 
 
