@@ -67,11 +67,11 @@ class VFS:
                 self._show(path, HostInode(path), "host")
 
     def _mount_synthetic(self) -> None:
-        from systrap.sentry.fs import dev, procfs
+        from systrap.sentry.fs import dev, procfs, sysfs
 
         self._mount(b"/dev", dev.mount_root(self.kernel), "devtmpfs")
         self._mount(b"/proc", procfs.mount_root(self.kernel), "proc")
-        self._mount(b"/sys", new_tree(self.kernel.memory, 0x25, 0o555), "sysfs")
+        self._mount(b"/sys", sysfs.mount_root(self.kernel), "sysfs")
 
     def _shown(self) -> list[bytes]:
         """Return directories below the fresh /tmp that the run refers to: they are shown (read-only underneath) all the same."""
