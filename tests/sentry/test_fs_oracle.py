@@ -320,3 +320,17 @@ def test_no_set_id_files_on_the_host(tmp_path: Path, memory: MemoryFile) -> None
     guest.open("/f", CREATE, b"x")
     guest.chmod("/f", 0o6755)
     assert (tmp_path / "f").stat().st_mode & 0o7777 == 0o755
+
+
+def test_open_files_see_the_first_change(tmp_path: Path, memory: MemoryFile) -> None:
+    """A description and a mapping made while the file was the host's show what is written later."""
+    (tmp_path / "f").write_bytes(b"host")
+    guest = Guest(host_overlay(memory, 0x20, os.fsencode(tmp_path)), memory)
+    before = guest.vfs.open(guest.task, None, "/f", os.O_RDONLY, 0)
+    mapped = before.mappable()
+    guest.open("/f", os.O_WRONLY | os.O_APPEND, b"+guest")
+    assert before.read(100) == b"host+guest"
+    assert before.stat().size == 10
+    assert mapped.read_page_bytes(0, 100) == b"host+guest"
+    assert mapped.translate(0, 4096, write=False).in_memory_file
+    assert (tmp_path / "f").read_bytes() == b"host"
