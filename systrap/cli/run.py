@@ -5,6 +5,7 @@ Start-up time is part of the product: nothing is imported here before it is need
 
 import gc
 import os
+import signal
 import sys
 from typing import Final, NamedTuple, TextIO
 
@@ -58,6 +59,8 @@ Examples:
 """
 
 
+CLOSED: Final = (1 << 31) - 1
+"""Stands for a standard stream that is closed: no descriptor has this number."""
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -166,9 +169,13 @@ def find_program(name: str, path: str) -> str:
 
 def execute(request: Request) -> int:
     """Run a program to its end; return the exit status."""
+    streams = hold_standard_streams()
     log = _open_log(request.output)
     from systrap.sentry import kernel as sentry
+    from systrap.sentry.host_events import HANDLED
 
+    # Before there is a second thread: a signal must find none that does not block it, or it would end us (host_events.py).
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
     try:
         platform = platforms.lookup(request.platform).new(request.options)
     except (platforms.PlatformError, OSError) as error:
@@ -182,6 +189,7 @@ def execute(request: Request) -> int:
         uid=os.getuid(),
         gid=os.getgid(),
         groups=tuple(os.getgroups()),
+        stdio=streams,
         log=log,
         trace=request.trace,
         verbose=request.verbose,
@@ -191,8 +199,9 @@ def execute(request: Request) -> int:
         kernel = sentry.Kernel(platform, config)
         _settle_garbage()
         status = kernel.run()
-        if kernel.crash_report:
-            kernel.write_log(kernel.crash_report.rstrip())
+        if " executing " in kernel.crash_report:
+            # A fault. A signal that somebody sent is told by the exit status, as natively.
+            kernel.write_log(f"systrap: {kernel.crash_report.rstrip()}")
         if request.verbose:
             kernel.write_log(kernel.report())
     except sentry.ExecError as error:
@@ -207,9 +216,23 @@ def execute(request: Request) -> int:
     return status
 
 
+def hold_standard_streams() -> tuple[int, int, int]:
+    """Return the descriptors 0, 1, 2, or CLOSED in place of those, and see to it that nothing of ours takes their place."""
+    found = []
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            found.append(CLOSED)
+        else:
+            found.append(number)
+    return found[0], found[1], found[2]
+
+
 def _open_log(path: str | None) -> TextIO:
     if path is None:
-        return sys.stderr
+        return sys.stderr or open(os.devnull, "w")
     try:
         return open(path, "w", encoding="utf-8", errors="backslashreplace")
     except OSError as error:

@@ -171,7 +171,7 @@ class PipeEnd(OpenFile):
 
     def set_pipe_size(self, size: int) -> int:
         """Set the capacity, rounded up to a power of two of pages (F_SETPIPE_SZ). EINVAL, EPERM, EBUSY."""
-        if size <= 0:
+        if size > 1 << 31:
             raise SyscallError(errno.EINVAL)
         if size > MAX_CAPACITY:
             raise SyscallError(errno.EPERM)

@@ -75,7 +75,7 @@ def test_another_machines_program_is_126(folder: Path) -> None:
     struct.pack_into("<H", image, 18, 183)
     ours = guest(PLATFORM, (executable(folder / "arm", bytes(image)),))
     assert ours.status == 126
-    assert "aarch64" in one_line(ours.err) or "183" in one_line(ours.err)
+    assert "AArch64" in one_line(ours.err)
 
 
 def test_a_32_bit_program_is_126(folder: Path) -> None:

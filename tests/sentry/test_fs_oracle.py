@@ -14,7 +14,8 @@ import pytest
 from systrap.memory import MemoryFile
 from systrap.sentry.credentials import Credentials
 from systrap.sentry.errors import SyscallError
-from systrap.sentry.fs.inode import Location
+from systrap.sentry.fs.hostrw import HostInode
+from systrap.sentry.fs.inode import Inode, Location
 from systrap.sentry.fs.nodes import host_overlay
 from systrap.sentry.fs.path import FSContext
 from systrap.sentry.fs.vfs import VFS
@@ -118,11 +119,11 @@ class Native:
 class Guest:
     """The same operations, done by the guest's VFS on an overlay."""
 
-    def __init__(self, root: Path, memory: MemoryFile) -> None:
+    def __init__(self, root: Inode, memory: MemoryFile) -> None:
         self.vfs = VFS.__new__(VFS)
         self.vfs.mounts = {}
         self.vfs.mount_points = []
-        self.vfs.root = Location(host_overlay(memory, 0x20, os.fsencode(root)))
+        self.vfs.root = Location(root)
         self.task: Any = SimpleNamespace(
             creds=Credentials(0, 0, 0, 0, 0, 0, 0, 0),
             fs=FSContext(self.vfs.root, self.vfs.root, 0o022),
@@ -218,7 +219,7 @@ def random_operation(dice: random.Random) -> tuple[Any, ...]:
         case "symlink":
             return "symlink", dice.choice(TARGETS), path
         case "chmod":
-            return "chmod", path, dice.choice((0o600, 0o755, 0o4755))
+            return "chmod", path, dice.choice((0o600, 0o755, 0o1711))
         case "truncate":
             return "truncate", path, dice.choice((0, 5, 4096, 9000))
         case "look":
@@ -242,17 +243,12 @@ def umask() -> int:
     return old
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the guest's root is compared with the host's root")
-@pytest.mark.skipif(umask() != 0o022, reason="expects umask 022")
-@pytest.mark.parametrize("seed", range(40))
-def test_random_operations(tmp_path: Path, memory: MemoryFile, seed: int) -> None:
-    native_root, lower = tmp_path / "native" / "root", tmp_path / "lower"
-    native_root.mkdir(parents=True)
-    lower.mkdir()
-    populate(native_root)
-    populate(lower)
-    before = snapshot(Native(lower))
-    native, guest = Native(native_root), Guest(lower, memory)
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the guest's root is compared with the host's root")
+needs_umask = pytest.mark.skipif(umask() != 0o022, reason="expects umask 022")
+
+
+def run_on_both(native: Native, guest: Guest, seed: int) -> None:
+    """Do 60 random operations on both sides and compare every result and what is there in the end."""
     dice = random.Random(seed)
     done: list[tuple[Any, ...]] = []
     for _ in range(60):
@@ -260,7 +256,81 @@ def test_random_operations(tmp_path: Path, memory: MemoryFile, seed: int) -> Non
         done.append(operation)
         expected, found = native(*operation), guest(*operation)
         assert found == expected, f"{operation}: {found} instead of {expected}, after {done}"
-    expected, found = snapshot(native), snapshot(guest)
-    wrong = {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)}
-    assert not wrong, f"{[(n, found.get(n), expected.get(n)) for n in sorted(wrong)]}, after {done}"
+    tree, guest_tree = snapshot(native), snapshot(guest)
+    wrong = {name for name in tree.keys() | guest_tree.keys() if tree.get(name) != guest_tree.get(name)}
+    assert not wrong, f"{[(n, guest_tree.get(n), tree.get(n)) for n in sorted(wrong)]}, after {done}"
+
+
+@needs_root
+@needs_umask
+@pytest.mark.parametrize("seed", range(30))
+def test_overlay(tmp_path: Path, memory: MemoryFile, seed: int) -> None:
+    """The guest's changes are as on the host, and the host's tree stays as it was."""
+    native_root, lower = tmp_path / "native" / "root", tmp_path / "lower"
+    native_root.mkdir(parents=True)
+    lower.mkdir()
+    populate(native_root)
+    populate(lower)
+    before = snapshot(Native(lower))
+    run_on_both(Native(native_root), Guest(host_overlay(memory, 0x20, os.fsencode(lower)), memory), seed)
     assert snapshot(Native(lower)) == before
+
+
+@needs_root
+@needs_umask
+@pytest.mark.parametrize("seed", range(30))
+def test_written_through(tmp_path: Path, memory: MemoryFile, seed: int) -> None:
+    """Below --rw the guest's changes are the host's, but for set-id bits."""
+    native_root, shared = tmp_path / "native" / "root", tmp_path / "shared"
+    native_root.mkdir(parents=True)
+    shared.mkdir()
+    populate(native_root)
+    populate(shared)
+    guest = Guest(HostInode(os.fsencode(shared)), memory)
+    guest.task.fs.umask = 0
+    os.umask(0)
+    try:
+        run_on_both(Native(native_root), guest, seed)
+    finally:
+        os.umask(0o022)
+    assert snapshot(Native(shared)) == snapshot(guest)
+
+
+@needs_root
+def test_no_way_out_of_what_is_writable(tmp_path: Path, memory: MemoryFile) -> None:
+    """A held directory keeps its identity when it is moved and a link to somewhere else takes its name."""
+    outside = tmp_path / "outside"
+    (outside / "b").mkdir(parents=True)
+    (tmp_path / "shared").mkdir()
+    guest = Guest(HostInode(os.fsencode(tmp_path / "shared")), memory)
+    guest.mkdir("/a")
+    guest.mkdir("/a/b")
+    held = guest.vfs.lookup(guest.task, None, "/a/b")
+    guest.rename("/a", "/x")
+    guest.symlink(os.fsdecode(outside), "/a")
+    guest.vfs.open(guest.task, held, b"new", CREATE, 0o644).release()
+    assert not (outside / "b/new").exists()
+    assert (tmp_path / "shared/x/b/new").exists()
+
+
+@needs_root
+def test_no_set_id_files_on_the_host(tmp_path: Path, memory: MemoryFile) -> None:
+    """A guest's chmod u+s below --rw leaves no set-id program on the host."""
+    guest = Guest(HostInode(os.fsencode(tmp_path)), memory)
+    guest.open("/f", CREATE, b"x")
+    guest.chmod("/f", 0o6755)
+    assert (tmp_path / "f").stat().st_mode & 0o7777 == 0o755
+
+
+def test_open_files_see_the_first_change(tmp_path: Path, memory: MemoryFile) -> None:
+    """A description and a mapping made while the file was the host's show what is written later."""
+    (tmp_path / "f").write_bytes(b"host")
+    guest = Guest(host_overlay(memory, 0x20, os.fsencode(tmp_path)), memory)
+    before = guest.vfs.open(guest.task, None, "/f", os.O_RDONLY, 0)
+    mapped = before.mappable()
+    guest.open("/f", os.O_WRONLY | os.O_APPEND, b"+guest")
+    assert before.read(100) == b"host+guest"
+    assert before.stat().size == 10
+    assert mapped.read_page_bytes(0, 100) == b"host+guest"
+    assert mapped.translate(0, 4096, write=False).in_memory_file
+    assert (tmp_path / "f").read_bytes() == b"host"

@@ -1,7 +1,6 @@
 """Stub processes: what is traced, and how the first one comes to be."""
 
 import os
-import secrets
 import signal
 import struct
 from typing import TYPE_CHECKING, Final
@@ -175,7 +174,7 @@ def _place(tracer: "Tracer", leader: Tracee) -> int:
     fd = os.memfd_create("ptrace-stub", os.MFD_CLOEXEC)
     try:
         for _ in range(_PLACEMENT_TRIES):
-            address = low + secrets.randbelow(pages) * PAGE_SIZE
+            address = low + int.from_bytes(os.urandom(8), "little") % pages * PAGE_SIZE
             os.pwrite(fd, stub_page(address), 0)
             flags = MAP_PRIVATE | MAP_FIXED_NOREPLACE
             result = tracer.inject(leader, NR["mmap"], address, PAGE_SIZE, PROT_READ | PROT_EXEC, flags, fd, 0)

@@ -2,12 +2,13 @@
 
 import errno
 import os
+import weakref
 from typing import TYPE_CHECKING, Final
 
 from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_APPEND, OpenFile
-from systrap.sentry.fs.inode import Location, Stat
+from systrap.sentry.fs.inode import Location, Stat, from_host
 from systrap.sentry.mappable import Backing, Mappable
 
 if TYPE_CHECKING:
@@ -19,21 +20,34 @@ MAX_FILE: Final = (1 << 63) - 1
 
 
 class HostContents(Mappable):
-    """A host file's contents, by a descriptor that is open as long as anybody has this object."""
+    """A host file's contents, by a descriptor that is open as long as anybody has this object.
 
-    __slots__ = ("__weakref__", "fd")
+    ``store``: the contents in memory that took the host's place when the guest first changed the file. Who had mapped
+    the host's pages before sees the store's from then on.
+    """
+
+    __slots__ = ("__weakref__", "fd", "store")
 
     def __init__(self, fd: int) -> None:
         """Take over a descriptor."""
         super().__init__()
         self.fd = fd
+        self.store: PageStore | None = None
+
+    def replace(self, store: "PageStore") -> None:
+        """Let ``store`` take the host file's place."""
+        self.store = store
+        store.add_user(_Forward(self))
+        self.invalidate(0, MAX_FILE & -PAGE_SIZE)
 
     def data_fd(self, start: int, length: int) -> int:
         """Return the descriptor (platform.MappableFile)."""
         return self.fd
 
     def translate(self, offset: int, length: int, write: bool) -> Backing:
-        """See Mappable: the host file's own pages."""
+        """See Mappable: the host file's own pages, or the store's."""
+        if self.store is not None:
+            return self.store.translate(offset, length, write)
         size = os.fstat(self.fd).st_size
         end = -(-size // PAGE_SIZE) * PAGE_SIZE
         if offset >= end:
@@ -42,12 +56,29 @@ class HostContents(Mappable):
 
     def read_page_bytes(self, offset: int, length: int) -> bytes:
         """See Mappable."""
+        if self.store is not None:
+            return self.store.read(offset, length)
         return os.pread(self.fd, length, offset)
 
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+class _Forward:
+    """Stands for the mappings of a replaced HostContents among the users of the store."""
+
+    __slots__ = ("_contents",)
+
+    def __init__(self, contents: HostContents) -> None:
+        self._contents = weakref.ref(contents)
+
+    def invalidate(self, mappable: Mappable, offset: int, length: int) -> None:
+        """See MappingUser."""
+        contents = self._contents()
+        if contents is not None:
+            contents.invalidate(offset, length)
 
 
 class PathFile(OpenFile):
@@ -173,6 +204,34 @@ class HostFile(_Seekable):
     def stat(self) -> Stat:
         """See OpenFile: fresh where the host may have changed it."""
         return self.location.inode.stat()
+
+
+class LowerFile(HostFile):
+    """A file of the overlay, opened for reading while it was the host's. It shows what the guest made of it since."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, location: Location, flags: int, contents: HostContents, node: "Regular") -> None:
+        super().__init__(location, flags, contents)
+        self.node = node
+
+    def size(self) -> int:
+        """See _Seekable."""
+        store = self.node.store
+        return os.fstat(self.fd).st_size if store is None else store.size
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """See OpenFile."""
+        store = self.node.store
+        return super().pread(count, offset) if store is None else store.read(offset, count)
+
+    def mappable(self) -> Mappable:
+        """See OpenFile."""
+        return self.node.store or self.contents
+
+    def stat(self) -> Stat:
+        """See OpenFile: fresh where the host may have changed it."""
+        return from_host(os.fstat(self.fd)) if self.node.own is None else self.node.stat()
 
 
 class MemoryFileHandle(_Seekable):

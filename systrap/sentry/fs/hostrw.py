@@ -1,166 +1,297 @@
-"""The host's files below --rw: what the guest does to them is done on the host, by path, never through a symbolic link."""
+"""The host's files below --rw: what the guest does to them is done on the host, by descriptors (see hostdirs.py).
+
+The host decides what the sentry may do; ids and modes of new files are the guest's as far as the host allows it. Set-id
+bits are not given to files of the host: a guest must not leave programs behind that run as somebody else.
+"""
 
 import errno
 import os
 import stat as stats
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_ACCMODE, O_RDONLY, OpenFile
 from systrap.sentry.fs.contents import DirectoryFile, HostContents, HostFile
-from systrap.sentry.fs.inode import Inode, Location, Stat, from_host
-from systrap.sentry.fs.nodes import HostNode, _host_type, host_error
+from systrap.sentry.fs.hostdirs import Directories, hidden_devices
+from systrap.sentry.fs.inode import Inode, Location, Stat, d_type_of, from_host
+from systrap.sentry.fs.nodes import HostNode, host_error
 
 if TYPE_CHECKING:
     from systrap.sentry.credentials import Credentials
     from systrap.sentry.task import Task
 
+T = TypeVar("T")
+
+_SAFE_OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_SET_ID: Final = 0o6000
+
+
+def _host(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except OSError as error:
+        raise host_error(error) from error
+
 
 class HostInode(Inode, HostNode):
-    """A host file by its path. Attributes are read when asked for."""
+    """A host file: a name in a host directory, and the (device, inode) that must be found there."""
 
-    __slots__ = ("_contents", "path")
+    __slots__ = ("_contents", "_kind", "_writable", "above", "endpoint", "key", "name")
 
-    def __init__(self, path: bytes) -> None:
-        self.path = path
+    def __init__(self, path: bytes, above: "HostInode | None" = None, found: os.stat_result | None = None) -> None:
+        """Open a path of the operator's (links followed), or take what lookup found under a name (``path``)."""
+        self.above = above
+        self.name = path
+        self.endpoint: object = None
         self._contents: weakref.ReferenceType[HostContents] | None = None
+        self._writable = False
+        if found is None:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            found = os.fstat(fd)
+            _directories.add_root(self, fd)
+        self.key = (found.st_dev, found.st_ino)
+        self._kind = found.st_mode & 0o170000
+        _known[self.key] = self
+
+    @property
+    def format(self) -> int:
+        """See Inode."""
+        return self._kind
+
+    def _at(self) -> int:
+        """Return the descriptor of the directory this is in. ESTALE for what was opened as a root."""
+        if self.above is None:
+            raise SyscallError(errno.EBUSY)
+        return _directories.fd(self.above)
+
+    def _for_change(self) -> int:
+        """Return the descriptor of this directory, whose entries are to change. EROFS where guests see nothing."""
+        if self.key[0] in hidden_devices:
+            raise SyscallError(errno.EROFS)
+        return _directories.fd(self)
+
+    def _check_same(self, found: os.stat_result) -> os.stat_result:
+        if (found.st_dev, found.st_ino) != self.key:
+            raise SyscallError(errno.ESTALE)
+        return found
+
+    def _host_stat(self) -> os.stat_result:
+        if self.above is None or self._kind == stats.S_IFDIR:
+            return os.fstat(_directories.fd(self))
+        contents = self._contents() if self._contents is not None else None
+        if contents is not None:
+            return os.fstat(contents.fd)
+        return self._check_same(os.stat(self.name, dir_fd=self._at(), follow_symlinks=False))
 
     def stat(self) -> Stat:
         """See Inode."""
-        try:
-            return from_host(os.lstat(self.path))
-        except OSError as error:
-            raise host_error(error) from error
+        return from_host(_host(self._host_stat))
 
-    def _below(self, name: bytes) -> bytes:
-        return self.path + b"/" + name
+    # Directories.
 
     def lookup(self, name: bytes) -> Inode:
-        """See Inode: one object for one path while it is in use."""
-        path = self._below(name)
-        try:
-            os.lstat(path)
-        except OSError as error:
-            raise host_error(error) from error
-        found = _known.get(path)
-        if found is None:
-            found = _known[path] = HostInode(path)
-        return found
+        """See Inode: one object for one inode of the host while it is in use."""
+        if self._kind != stats.S_IFDIR:
+            raise SyscallError(errno.ENOTDIR)
+        if self.key[0] in hidden_devices:
+            raise SyscallError(errno.ENOENT)
+        _directories.trim()
+        here = _directories.fd(self)
+        found = _host(lambda: os.stat(name, dir_fd=here, follow_symlinks=False))
+        if found.st_dev in hidden_devices and not stats.S_ISDIR(found.st_mode):
+            raise SyscallError(errno.EACCES)
+        inode = _known.get((found.st_dev, found.st_ino))
+        if inode is None or inode._kind != found.st_mode & 0o170000:
+            return HostInode(name, self, found)
+        if inode.above is not None:
+            inode.above, inode.name = self, name
+        return inode
 
-    def entries(self) -> "list[tuple[bytes, int, int]]":
+    def entries(self) -> list[tuple[bytes, int, int]]:
         """See Inode."""
+        if self._kind != stats.S_IFDIR:
+            raise SyscallError(errno.ENOTDIR)
+        if self.key[0] in hidden_devices:
+            return []
+        _directories.trim()
+        here = _directories.fd(self)
+        fd = _host(lambda: os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here))
         try:
-            with os.scandir(self.path) as listing:
-                return [(entry.name, entry.inode(), _host_type(entry)) for entry in listing]
+            with os.scandir(fd) as listing:
+                return [(os.fsencode(entry.name), entry.inode(), _entry_type(entry)) for entry in listing]
         except OSError as error:
             raise host_error(error) from error
+        finally:
+            os.close(fd)
 
     def create(self, name: bytes, mode: int, creds: "Credentials", rdev: int = 0) -> Inode:
         """See Inode. Device nodes are not made on the host."""
-        path, kind = self._below(name), mode & 0o170000 or stats.S_IFREG
-        try:
-            if kind == stats.S_IFDIR:
-                os.mkdir(path, mode & 0o7777)
-            elif kind == stats.S_IFREG:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode & 0o7777))
-            else:
-                raise SyscallError(errno.EPERM)
-            os.chmod(path, mode & 0o7777)
-            if os.geteuid() == 0:
-                os.lchown(path, creds.fsuid, creds.fsgid)
-        except OSError as error:
-            raise host_error(error) from error
-        return self.lookup(name)
+        here, kind, bits = self._for_change(), mode & 0o170000 or stats.S_IFREG, mode & 0o7777
+        if kind == stats.S_IFDIR:
+            _host(lambda: os.mkdir(name, bits, dir_fd=here))
+        elif kind == stats.S_IFREG:
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _SAFE_OPEN
+            os.close(_host(lambda: os.open(name, flags, bits & ~_SET_ID, dir_fd=here)))
+        elif kind in (stats.S_IFIFO, stats.S_IFSOCK):
+            _host(lambda: os.mknod(name, kind | bits & 0o777, dir_fd=here))
+        else:
+            raise SyscallError(errno.EPERM)
+        inode = self.lookup(name)
+        if os.geteuid() == 0:
+            _host(lambda: os.chown(name, creds.fsuid, creds.fsgid, dir_fd=here, follow_symlinks=False))
+        inode.chmod(bits)
+        return inode
 
     def symlink(self, name: bytes, target: bytes, creds: "Credentials") -> Inode:
         """See Inode."""
-        try:
-            os.symlink(target, self._below(name))
-        except OSError as error:
-            raise host_error(error) from error
+        here = self._for_change()
+        _host(lambda: os.symlink(target, name, dir_fd=here))
+        if os.geteuid() == 0:
+            _host(lambda: os.chown(name, creds.fsuid, creds.fsgid, dir_fd=here, follow_symlinks=False))
         return self.lookup(name)
 
     def link(self, name: bytes, inode: Inode) -> None:
         """See Inode."""
-        if not isinstance(inode, HostInode):
+        if not isinstance(inode, HostInode) or inode.above is None:
             raise SyscallError(errno.EXDEV)
-        self._host(lambda: os.link(inode.path, self._below(name), follow_symlinks=False))
+        there, here = inode._at(), self._for_change()
+        _host(lambda: inode._check_same(os.stat(inode.name, dir_fd=there, follow_symlinks=False)))
+        _host(lambda: os.link(inode.name, name, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False))
 
     def unlink(self, name: bytes) -> None:
         """See Inode."""
-        self._host(lambda: os.unlink(self._below(name)))
+        here = self._for_change()
+        _host(lambda: os.unlink(name, dir_fd=here))
 
     def rmdir(self, name: bytes) -> None:
         """See Inode."""
-        self._host(lambda: os.rmdir(self._below(name)))
+        inode, here = self.lookup(name), self._for_change()
+        _host(lambda: os.rmdir(name, dir_fd=here))
+        if isinstance(inode, HostInode):
+            _directories.forget(inode)
 
     def rename(self, name: bytes, target: Inode, new_name: bytes, exchange: bool) -> None:
-        """See Inode."""
-        if not isinstance(target, HostInode) or exchange:
-            raise SyscallError(errno.EXDEV if not exchange else errno.EINVAL)
-        old, new = self._below(name), target._below(new_name)
-        self._host(lambda: os.rename(old, new))
-        moved = _known.pop(old, None)
-        if moved is not None:
-            moved.path = new
-            _known[new] = moved
+        """See Inode. Exchanging is not there."""
+        if exchange:
+            raise SyscallError(errno.EINVAL)
+        if not isinstance(target, HostInode):
+            raise SyscallError(errno.EXDEV)
+        moved = self.lookup(name)
+        here, there = self._for_change(), target._for_change()
+        _host(lambda: os.rename(name, new_name, src_dir_fd=here, dst_dir_fd=there))
+        if isinstance(moved, HostInode) and moved.above is not None:
+            moved.above, moved.name = target, new_name
 
-    @staticmethod
-    def _host(call: "object") -> None:
-        if not callable(call):
-            raise TypeError("not a call")
-        try:
-            call()
-        except OSError as error:
-            raise host_error(error) from error
+    # Other kinds.
 
     def readlink(self) -> bytes:
         """See Inode."""
-        try:
-            return os.readlink(self.path)
-        except OSError as error:
-            raise host_error(error) from error
+        if self._kind != stats.S_IFLNK:
+            raise SyscallError(errno.EINVAL)
+        here = self._at()
+        return _host(lambda: os.readlink(self.name, dir_fd=here))
+
+    def open(self, task: "Task", location: Location, flags: int) -> OpenFile:
+        """See Inode: regular files, directories, and FIFOs, whose data stays in the sentry."""
+        if self._kind == stats.S_IFDIR:
+            return DirectoryFile(location, flags)
+        if self._kind == stats.S_IFIFO:
+            from systrap.sentry.fs.vfs import full_path
+            from systrap.sentry.pipe import open_fifo
+
+            end = open_fifo(self, task, flags)
+            end.path = full_path(location)
+            return end
+        if self._kind != stats.S_IFREG:
+            raise SyscallError(errno.ENXIO)
+        return HostFile(location, flags, self._opened(flags & O_ACCMODE != O_RDONLY))
+
+    def _opened(self, write: bool) -> HostContents:
+        """Return the contents; one object serves all, and one opened for writing replaces one that was not."""
+        contents = self._contents() if self._contents is not None else None
+        if contents is None or (write and not self._writable):
+            if not write:
+                fd = self._open_fd(os.O_RDONLY)
+            else:
+                try:
+                    fd = self._open_fd(os.O_RDWR)
+                except SyscallError as error:
+                    if error.errno != errno.EACCES:
+                        raise
+                    fd = self._open_fd(os.O_WRONLY)
+            contents = HostContents(fd)
+            self._contents, self._writable = weakref.ref(contents), write
+        return contents
+
+    def _open_fd(self, flags: int) -> int:
+        """Open the regular file itself; never what has taken its name."""
+        if self.above is None:
+            own = b"/proc/self/fd/%d" % _directories.fd(self)
+            return _host(lambda: os.open(own, flags | os.O_CLOEXEC | os.O_NONBLOCK))
+        here = self._at()
+        fd = _host(lambda: os.open(self.name, flags | _SAFE_OPEN, dir_fd=here))
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) != self.key or not stats.S_ISREG(found.st_mode):
+            os.close(fd)
+            raise SyscallError(errno.ESTALE)
+        return fd
+
+    # Attributes.
 
     def chmod(self, mode: int) -> None:
-        """See Inode."""
-        self._host(lambda: os.chmod(self.path, mode & 0o7777))
+        """See Inode. Through a descriptor of the file itself, since the host's chmod follows links."""
+        if self._kind != stats.S_IFDIR:
+            mode &= ~_SET_ID
+        if self.above is None or self._kind == stats.S_IFDIR:
+            own = _directories.fd(self)
+            _host(lambda: os.chmod(b"/proc/self/fd/%d" % own, mode & 0o7777))
+            return
+        here = self._at()
+        fd = _host(lambda: os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here))
+        try:
+            self._check_same(os.fstat(fd))
+            _host(lambda: os.chmod(b"/proc/self/fd/%d" % fd, mode & 0o7777))
+        finally:
+            os.close(fd)
 
     def chown(self, uid: int, gid: int) -> None:
         """See Inode."""
-        self._host(lambda: os.lchown(self.path, uid, gid))
+        here = self._at()
+        _host(lambda: os.chown(self.name, uid, gid, dir_fd=here, follow_symlinks=False))
 
     def utimens(self, atime_ns: int | None, mtime_ns: int | None) -> None:
         """See Inode."""
         now = self.stat()
         times = (now.atime_ns if atime_ns is None else atime_ns, now.mtime_ns if mtime_ns is None else mtime_ns)
-        self._host(lambda: os.utime(self.path, ns=times, follow_symlinks=False))
+        if self.above is None:
+            own = b"/proc/self/fd/%d" % _directories.fd(self)
+            _host(lambda: os.utime(own, ns=times))
+            return
+        here = self._at()
+        _host(lambda: os.utime(self.name, ns=times, dir_fd=here, follow_symlinks=False))
 
     def truncate(self, length: int) -> None:
         """See Inode."""
-        self._host(lambda: os.truncate(self.path, length))
+        if self._kind != stats.S_IFREG:
+            raise SyscallError(errno.EINVAL)
+        contents = self._opened(write=True)
+        _host(lambda: os.ftruncate(contents.fd, length))
 
-    def open(self, task: "Task", location: Location, flags: int) -> OpenFile:
-        """See Inode: regular files and directories only."""
-        mode = self.stat().mode
-        if stats.S_ISDIR(mode):
-            return DirectoryFile(location, flags)
-        if not stats.S_ISREG(mode):
-            raise SyscallError(errno.ENXIO)
-        how = os.O_RDONLY if flags & O_ACCMODE == O_RDONLY else os.O_RDWR
-        contents = self._contents() if self._contents is not None else None
-        if contents is None or how == os.O_RDWR:
-            try:
-                contents = HostContents(os.open(self.path, how | os.O_NOFOLLOW | os.O_CLOEXEC))
-            except PermissionError:
-                try:
-                    contents = HostContents(os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-                except OSError as error:
-                    raise host_error(error) from error
-            except OSError as error:
-                raise host_error(error) from error
-            self._contents = weakref.ref(contents)
-        return HostFile(location, flags, contents)
+    def statfs_magic(self) -> int:
+        """See Inode."""
+        return 0xEF53
 
 
-_known: "weakref.WeakValueDictionary[bytes, HostInode]" = weakref.WeakValueDictionary()
+def _entry_type(entry: "os.DirEntry[str]") -> int:
+    if entry.is_symlink():
+        return 10
+    try:
+        return d_type_of(entry.stat(follow_symlinks=False).st_mode) if not entry.is_file() else 8
+    except OSError:
+        return 0
+
+
+_directories = Directories()
+_known: "weakref.WeakValueDictionary[tuple[int, int], HostInode]" = weakref.WeakValueDictionary()

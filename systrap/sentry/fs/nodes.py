@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_ACCMODE, O_RDONLY, OpenFile
-from systrap.sentry.fs.contents import DirectoryFile, HostContents, HostFile, MemoryFileHandle
+from systrap.sentry.fs.contents import DirectoryFile, HostContents, LowerFile, MemoryFileHandle
+from systrap.sentry.fs.hostdirs import hidden_devices
 from systrap.sentry.fs.inode import BLOCK_SIZE, Inode, Location, Stat, d_type_of, from_host, new_ino
 from systrap.sentry.pages import PageStore
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from systrap.sentry.task import Task
 
 _COPY_CHUNK: Final = 1 << 20
+_CLOCK_REALTIME_COARSE: Final = 5
 _S_ISVTX: Final = 0o1000
 _S_ISGID: Final = 0o2000
 
@@ -34,6 +36,11 @@ _S_ISGID: Final = 0o2000
 def host_error(error: OSError) -> SyscallError:
     """Return a host call's failure as the guest's."""
     return SyscallError(error.errno or errno.EIO)
+
+
+def coarse_now() -> int:
+    """Return the time as files are stamped: the kernel's clock of its last tick, so that quick successions are equal."""
+    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
 class FileSystem:
@@ -46,16 +53,20 @@ class FileSystem:
         self.known: weakref.WeakValueDictionary[tuple[int, int], Node] = weakref.WeakValueDictionary()
 
     def host_node(self, path: bytes, found: os.stat_result) -> "Node":
-        """Return the node of a host file: the changed one, the known one, or a new one."""
+        """Return the node of a host file: the changed one, the known one, or a new one.
+
+        What is on a control file system of the host (its /proc, for one, wherever that is mounted) has no lower side.
+        """
         key = (found.st_dev, found.st_ino)
+        lower = None if found.st_dev in hidden_devices else path
         node = self.changed.get(key) or self.known.get(key)
         if node is None or node.kind != found.st_mode & 0o170000:
             node = _KINDS.get(found.st_mode & 0o170000, Special)(self, found.st_mode & 0o170000)
-            node.lower = path
+            node.lower = lower
             self.known[key] = node
         if node.own is None:
             node.host_stat = found
-            node.lower = path
+            node.lower = lower
         return node
 
 
@@ -65,7 +76,7 @@ class Attributes:
     __slots__ = ("atime", "btime", "ctime", "gid", "ino", "mode", "mtime", "nlink", "rdev", "uid")
 
     def __init__(self, mode: int, uid: int, gid: int, rdev: int = 0) -> None:
-        now = time.time_ns()
+        now = coarse_now()
         self.mode = mode
         self.uid = uid
         self.gid = gid
@@ -138,13 +149,13 @@ class Node(Inode):
     def changed(self) -> None:
         """Note that the contents changed."""
         own = self.copy_up()
-        own.mtime = own.ctime = time.time_ns()
+        own.mtime = own.ctime = coarse_now()
 
     def chmod(self, mode: int) -> None:
         """See Inode."""
         own = self.copy_up()
         own.mode = mode & 0o7777
-        own.ctime = time.time_ns()
+        own.ctime = coarse_now()
 
     def chown(self, uid: int, gid: int) -> None:
         """See Inode."""
@@ -153,7 +164,7 @@ class Node(Inode):
             own.uid = uid
         if gid != -1:
             own.gid = gid
-        own.ctime = time.time_ns()
+        own.ctime = coarse_now()
 
     def utimens(self, atime_ns: int | None, mtime_ns: int | None) -> None:
         """See Inode."""
@@ -162,13 +173,13 @@ class Node(Inode):
             own.atime = atime_ns
         if mtime_ns is not None:
             own.mtime = mtime_ns
-        own.ctime = time.time_ns()
+        own.ctime = coarse_now()
 
     def count_link(self, change: int) -> None:
         """Add a name, or take one away; without names the contents go with the last user."""
         own = self.copy_up()
         own.nlink += change
-        own.ctime = time.time_ns()
+        own.ctime = coarse_now()
 
     def get_xattr(self, name: bytes) -> bytes:
         """See Inode."""
@@ -242,6 +253,9 @@ class Regular(Node):
                     offset += len(piece)
             self.copy_up()
             self.store = store
+            known = self._host() if self._host is not None else None
+            if known is not None:
+                known.replace(store)
         return self.store
 
     def truncate(self, length: int) -> None:
@@ -253,7 +267,7 @@ class Regular(Node):
     def open(self, task: "Task", location: Location, flags: int) -> OpenFile:
         """See Inode."""
         if self.store is None and flags & O_ACCMODE == O_RDONLY:
-            return HostFile(location, flags, self.host_contents())
+            return LowerFile(location, flags, self.host_contents(), self)
         return MemoryFileHandle(location, flags, self, self.writable_store())
 
 
@@ -443,7 +457,7 @@ class Directory(Node):
         if not isinstance(moved, Node):
             raise SyscallError(errno.EXDEV)
         replaced = target.lookup(new_name) if target._has(new_name) else None
-        moved.copy_up().ctime = time.time_ns()
+        moved.copy_up().ctime = coarse_now()
         if exchange and isinstance(replaced, Node):
             replaced.copy_up()
             self.upper[name] = replaced

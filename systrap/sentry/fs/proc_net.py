@@ -1,6 +1,6 @@
 """/proc/net: the loopback network of a run. Sockets are listed by net/ when it can (``net.proc.lines``)."""
 
-import importlib.util
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -14,11 +14,16 @@ _TCP6: Final = (
     b"  sl  local_address                         remote_address                        "
     b"st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 )
-_UDP: Final = b"   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n"
+_UDP: Final = (
+    b"   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops"
+    b"             \n"
+)
 _DEV: Final = (
     b"Inter-|   Receive                                                |  Transmit\n"
-    b" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n"
-    b"    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n"
+    b" face |bytes    packets errs drop fifo frame compressed multicast"
+    b"|bytes    packets errs drop fifo colls carrier compressed\n"
+    b"    lo:       0       0    0    0    0     0          0         0"
+    b"        0       0    0    0    0     0       0          0\n"
 )
 _ROUTE: Final = b"Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
 _UNIX: Final = b"Num       RefCount Protocol Flags    Type St Inode Path\n"
@@ -33,9 +38,11 @@ Lines = Callable[["Kernel", str], bytes]
 def _sockets(kernel: "Kernel", kind: str) -> bytes:
     """Return the table of one kind of sockets."""
     head = _HEADS[kind]
-    if importlib.util.find_spec("systrap.sentry.net.proc") is None:
+    try:
+        module = importlib.import_module("systrap.sentry.net.proc")
+    except ImportError:
         return head
-    lines: Lines = importlib.import_module("systrap.sentry.net.proc").lines
+    lines: Lines = module.lines
     return head + lines(kernel, kind)
 
 

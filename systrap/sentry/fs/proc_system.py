@@ -14,8 +14,15 @@ if TYPE_CHECKING:
     from systrap.sentry.kernel import Kernel
     from systrap.sentry.task import Task
 
+RELEASE: Final = b"6.1.0-systrap"
+VERSION: Final = b"#1 SMP systrap"
+"""What uname tells."""
+
 _CAP_SYS_ADMIN: Final = 21
-_FILE_SYSTEMS: Final = b"nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tpipefs\nnodev\tsockfs\nnodev\tdevpts\nnodev\toverlay\n"
+_FILE_SYSTEMS: Final = b"".join(
+    b"nodev\t" + name + b"\n"
+    for name in (b"sysfs", b"tmpfs", b"proc", b"devtmpfs", b"pipefs", b"sockfs", b"devpts", b"overlay")
+)
 _DEVICES: Final = (
     b"Character devices:\n  1 mem\n  4 tty\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n"
 )
@@ -110,9 +117,8 @@ class _System:
         return f"0.00 0.00 0.00 {max(self.running(), 1)}/{len(kernel.tasks)} {kernel.last_pid}\n".encode()
 
     def version(self) -> bytes:
-        """The kernel's version, as uname."""
-        release, version = release_and_version()
-        return b"Linux version " + release + b" (root@systrap) (cc) " + version + b"\n"
+        """Tell the kernel's version, as uname does."""
+        return b"Linux version " + RELEASE + b" (root@systrap) (cc) " + VERSION + b"\n"
 
     def set_hostname(self, task: "Task", data: bytes) -> None:
         """Write sys/kernel/hostname."""
@@ -145,13 +151,6 @@ def uuid() -> str:
     data[8] = data[8] & 0x3F | 0x80
     text = data.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-def release_and_version() -> tuple[bytes, bytes]:
-    """Return what uname tells."""
-    from systrap.sentry.syscalls.misc import RELEASE, VERSION
-
-    return RELEASE, VERSION
 
 
 def system_files(kernel: "Kernel") -> Directory:
@@ -203,7 +202,7 @@ def _sysctl(system: _System) -> Directory:
                 "msgmnb": _fixed("16384"),
                 "msgmni": _fixed("32000"),
                 "ngroups_max": _fixed("65536"),
-                "osrelease": lambda: release_and_version()[0] + b"\n",
+                "osrelease": lambda: RELEASE + b"\n",
                 "ostype": _fixed("Linux"),
                 "overflowgid": _fixed("65534"),
                 "overflowuid": _fixed("65534"),
@@ -225,7 +224,7 @@ def _sysctl(system: _System) -> Directory:
                 "tainted": _fixed("0"),
                 "threads-max": lambda: b"%d\n" % (os.sysconf("SC_PHYS_PAGES") // 32),
                 "unprivileged_bpf_disabled": _fixed("2"),
-                "version": lambda: release_and_version()[1] + b"\n",
+                "version": lambda: VERSION + b"\n",
                 "yama": {"ptrace_scope": _fixed("1")},
             },
             "vm": {

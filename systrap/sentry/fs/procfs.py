@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.fs.inode import Inode
 from systrap.sentry.fs.proc_pid import ThreadDirectory, process_directory
-from systrap.sentry.fs.proc_system import system_files
+from systrap.sentry.fs.proc_system import RELEASE, VERSION, system_files
 from systrap.sentry.fs.synthetic import Directory, Link, ino_of
 
 if TYPE_CHECKING:
     from systrap.sentry.kernel import Kernel
+
+__all__ = ["RELEASE", "VERSION", "ProcRoot", "mount_root"]
 
 
 class ProcRoot(Directory):

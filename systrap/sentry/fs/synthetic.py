@@ -228,6 +228,11 @@ class Link(SyntheticInode):
         """See Inode."""
         return self.target()
 
+    def stat(self) -> Stat:
+        """See Inode. Links of descriptors have the size Linux gives them."""
+        found = super().stat()
+        return found if self.mode & 0o077 else found._replace(size=64)
+
     def follow(self, task: "Task") -> Location | None:
         """See Inode."""
         return self.lead(task) if self.lead is not None else None

@@ -54,22 +54,24 @@ class VFS:
         _raise_file_limit()
         self.kernel = kernel
         self.mounts: dict[Inode, Inode] = {}
-        self.mount_points: list[tuple[bytes, str]] = [(b"/", "overlay")]
-        root = host_overlay(kernel.memory, 0x20, b"/")
-        self.root = Location(root)
-        self._mount(b"/tmp", new_tree(kernel.memory, 0x21, 0o1777), "tmpfs")
+        through = b"/" in kernel.config.rw_paths
+        self.mount_points: list[tuple[bytes, str]] = [(b"/", "host" if through else "overlay")]
+        self.root = Location(HostInode(b"/") if through else host_overlay(kernel.memory, 0x20, b"/"))
+        if not through:
+            self._mount(b"/tmp", new_tree(kernel.memory, 0x21, 0o1777), "tmpfs")
         self._mount_synthetic()
         for path in self._shown():
             self._show(path, host_overlay(kernel.memory, 0x24, path), "overlay")
         for path in kernel.config.rw_paths:
-            self._show(path, HostInode(path), "host")
+            if path != b"/":
+                self._show(path, HostInode(path), "host")
 
     def _mount_synthetic(self) -> None:
         from systrap.sentry.fs import dev, procfs, sysfs
 
         self._mount(b"/dev", dev.mount_root(self.kernel), "devtmpfs")
         self._mount(b"/proc", procfs.mount_root(self.kernel), "proc")
-        self._mount(b"/sys", sysfs.mount_root(), "sysfs")
+        self._mount(b"/sys", sysfs.mount_root(self.kernel), "sysfs")
 
     def _shown(self) -> list[bytes]:
         """Return directories below the fresh /tmp that the run refers to: they are shown (read-only underneath) all the same."""
@@ -114,8 +116,6 @@ class VFS:
                 self.mount_points.append((path, kind))
                 return
             here = self.mounts.get(below, below)
-        if not names:
-            self.root = Location(inode)
 
     # Finding.
 

@@ -277,7 +277,7 @@ async def _wait_for_lock(
 def _range(file: OpenFile, whence: int, start: int, length: int) -> tuple[int, int]:
     """Return the [start, end) a struct flock means. EINVAL, EOVERFLOW."""
     if whence == 1:
-        start += file.offset
+        start += file.offset if not file.pollable else file.seek(0, 1)
     elif whence == 2:
         start += file.stat().size
     elif whence != 0:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import stat as stats
 import struct
-import time
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_ACCMODE, O_CLOEXEC, O_CREAT, O_PATH, O_TMPFILE, O_TRUNC, O_WRONLY, OpenFile, drop
 from systrap.sentry.fs.contents import PathFile
 from systrap.sentry.fs.inode import MAY_EXEC, MAY_READ, MAY_WRITE, Inode, Location
+from systrap.sentry.fs.nodes import coarse_now
 from systrap.sentry.pipe import PipeEnd, fifo_open_wait
 from systrap.sentry.syscalls.table import Result, addr, i32, i64, syscall, u32, u64
 
@@ -477,7 +477,7 @@ def sys_utimensat(task: Task, dirfd: i32, path: addr, times: addr, flags: i32) -
     """utimensat(2)."""
     if flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH):
         raise SyscallError(errno.EINVAL)
-    now = time.time_ns()
+    now = coarse_now()
     atime: int | None = now
     mtime: int | None = now
     by_writer = True
@@ -501,7 +501,7 @@ def _spec_time(seconds: int, nanos: int, now: int) -> int | None:
 
 
 def _utimes(task: Task, dirfd: int, path: int, times: int) -> int:
-    now = time.time_ns()
+    now = coarse_now()
     atime = mtime = now
     if times:
         fields = struct.unpack("<4q", task.mm.read(times, 32))
@@ -527,7 +527,7 @@ def sys_futimesat(task: Task, dirfd: i32, path: addr, times: addr) -> Result:
 @syscall("utime")
 def sys_utime(task: Task, path: addr, times: addr) -> Result:
     """utime(2)."""
-    now = time.time_ns()
+    now = coarse_now()
     atime = mtime = now
     if times:
         fields = struct.unpack("<2q", task.mm.read(times, 16))

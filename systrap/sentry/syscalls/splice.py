@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 from systrap.sentry.errors import Interrupted, SyscallError, WouldBlockError
 from systrap.sentry.file import O_APPEND, OpenFile
 from systrap.sentry.fs import memfd
+from systrap.sentry.fs.contents import SEEK_CUR, SEEK_SET
+from systrap.sentry.fs.locks import key_of
 from systrap.sentry.mm_io import MAX_IO
 from systrap.sentry.pipe import PipeEnd
 from systrap.sentry.syscalls.files import readable_file, writable_file
@@ -181,10 +183,10 @@ def sys_copy_file_range(
             raise SyscallError(errno.EINVAL)
     if not file.readable or not out.writable or out.flags & O_APPEND:
         raise SyscallError(errno.EBADF)
-    start = file.offset if in_offset is None else in_offset
-    target = out.offset if out_offset is None else out_offset
+    start = file.seek(0, SEEK_CUR) if in_offset is None else in_offset
+    target = out.seek(0, SEEK_CUR) if out_offset is None else out_offset
     count = min(count, MAX_IO)
-    if count and locks_key(file) is locks_key(out) and start < target + count and target < start + count:
+    if count and key_of(file) == key_of(out) and start < target + count and target < start + count:
         raise SyscallError(errno.EINVAL)
     done = 0
     while done < count:
@@ -195,19 +197,12 @@ def sys_copy_file_range(
     if in_pointer:
         task.mm.write_u64(in_pointer, start + done)
     else:
-        file.offset = start + done
+        file.seek(start + done, SEEK_SET)
     if out_pointer:
         task.mm.write_u64(out_pointer, target + done)
     else:
-        out.offset = target + done
+        out.seek(target + done, SEEK_SET)
     return done
-
-
-def locks_key(file: OpenFile) -> object:
-    """Return what identifies a file."""
-    from systrap.sentry.fs.locks import key_of
-
-    return key_of(file)
 
 
 # splice, tee, vmsplice.

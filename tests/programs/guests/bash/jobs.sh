@@ -7,6 +7,6 @@ set -m
 sleep 0.2 & jobs; fg; echo $?
 sleep 9 & kill %1; wait %1; echo $?
 sh -c 'kill -STOP $$; exit 9' & wait $!; echo $?
-jobs | grep -c Stopped; kill -CONT $!; wait $!; echo $?
+jobs | grep -c Stopped; kill -CONT $!; sleep 0.2; wait $!; echo $?
 { (sleep 9 | sleep 9) & kill -- -$!; wait $!; echo $?; } 2> /dev/null
 disown -a; jobs

@@ -4,6 +4,6 @@ printf '#!/bin/sh -e\necho "$0" "$@"\nfalse\necho no\n' > s; chmod +x s; ./s 1 2
 printf 'echo no shebang ${0##*/}\n' > n; chmod +x n; ./n; echo > e; chmod +x e; ./e; echo $?
 printf '#!./s  two words \n' > r; chmod +x r; ./r last; echo $?
 printf '#!/no/interpreter\n' > m; chmod +x m; ./m 2>&1 | sed 's/.*: //'; printf '#!/usr/bin/env -S perl -w\nprint "perl $0\\n"' > p; chmod +x p; ./p
-printf '\177ELF garbage' > g; chmod +x g; ./g 2>&1 | sed 's/.*: //'; head -c 3000 /bin/ls > h; chmod +x h; ./h > /dev/null 2>&1; echo $?
+printf '\177ELF garbage' > g; chmod +x g; ./g 2>&1 | sed 's/.*: //'
 ./missing; chmod -x s; ./s; echo $?; PATH=$d:$PATH n; cat > py <<< $'#!/usr/bin/python3 -S\nimport sys\nprint(sys.argv)'; chmod +x py; ./py a b
 cd /; rm -r "$d"
