@@ -317,13 +317,13 @@ class Kernel:
         if task.state is State.DEAD:
             return
         task.attention = False
-        if task.group.exiting or task.doomed:
+        if self._is_ending(task):
             exits.exit_task(task)
             return
         if task.saved_mask is not None and task.restart is None and not self.signals.has_deliverable(task):
             self.signals.restore_mask(task)
         if not self.signals.deliver(task):
-            if task.group.exiting:
+            if self._is_ending(task):
                 exits.exit_task(task)
             return
         if task.saved_mask is not None:
@@ -332,6 +332,11 @@ class Kernel:
                 self.return_to_guest(task)
                 return
         self.resume(task)
+
+    @staticmethod
+    def _is_ending(task: Task) -> bool:
+        """Tell whether a task, or its whole process, is to end."""
+        return task.group.exiting or task.doomed
 
     def signal_task(self, task: Task) -> None:
         """Make a task look at its signals (or its death) soon. Called whenever there may be something to see."""
