@@ -334,3 +334,18 @@ def test_open_files_see_the_first_change(tmp_path: Path, memory: MemoryFile) -> 
     assert mapped.read_page_bytes(0, 100) == b"host+guest"
     assert mapped.translate(0, 4096, write=False).in_memory_file
     assert (tmp_path / "f").read_bytes() == b"host"
+
+
+def test_places_follow_renames(tmp_path: Path, memory: MemoryFile) -> None:
+    """Who is in a directory that is moved is in the new place; a moved directory cannot be moved below itself."""
+    guest = Guest(host_overlay(memory, 0x20, os.fsencode(tmp_path)), memory)
+    guest.mkdir("/a")
+    guest.mkdir("/a/b")
+    guest.mkdir("/c")
+    inside = guest.vfs.lookup(guest.task, None, "/a/b")
+    guest.rename("/a", "/c/d")
+    assert guest.vfs.path_of(inside, guest.vfs.root) == b"/c/d/b"
+    above = guest.vfs.lookup(guest.task, inside, "../..")
+    assert guest.vfs.path_of(above, guest.vfs.root) == b"/c"
+    guest.task.fs.cwd = inside
+    assert guest("rename", "/c", "e") == "EINVAL"

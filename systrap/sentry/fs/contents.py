@@ -96,7 +96,7 @@ class PathFile(OpenFile):
 
     def describe(self) -> str:
         """See OpenFile."""
-        from systrap.sentry.fs.vfs import full_path
+        from systrap.sentry.fs.places import full_path
 
         return os.fsdecode(full_path(self.location))
 
@@ -314,8 +314,10 @@ class DirectoryFile(PathFile):
     def entries(self) -> "list[tuple[bytes, int, int]]":
         """Return (name, ino, d_type) of everything, "." and ".." first; positions are indexes."""
         if self._listing is None:
+            from systrap.sentry.fs.places import settle
+
             here = self.location
-            above = here.parent or here
+            above = settle(here).parent or here
             dots = [(b".", here.inode.stat().ino, 4), (b"..", above.inode.stat().ino, 4)]
             self._listing = dots + here.inode.entries()
         return self._listing

@@ -198,7 +198,7 @@ class HostInode(Inode, HostNode):
         if self._kind == stats.S_IFDIR:
             return DirectoryFile(location, flags)
         if self._kind == stats.S_IFIFO:
-            from systrap.sentry.fs.vfs import full_path
+            from systrap.sentry.fs.places import full_path
             from systrap.sentry.pipe import open_fifo
 
             end = open_fifo(self, task, flags)

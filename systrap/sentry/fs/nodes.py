@@ -307,7 +307,7 @@ class Special(Node):
     def open(self, task: "Task", location: Location, flags: int) -> OpenFile:
         """See Inode: FIFOs of the guest's open; the host's, sockets and device nodes do not."""
         if self.kind == stats.S_IFIFO and self.lower is None:
-            from systrap.sentry.fs.vfs import full_path
+            from systrap.sentry.fs.places import full_path
             from systrap.sentry.pipe import open_fifo
 
             end = open_fifo(self, task, flags)

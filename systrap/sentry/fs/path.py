@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.fs.inode import MAY_EXEC, Location
+from systrap.sentry.fs.places import settle
 
 if TYPE_CHECKING:
     from systrap.sentry.fs.inode import Inode
@@ -75,7 +76,7 @@ class Walk:
             last = not parts
             self._enter(here)
             if name == b"..":
-                here = here if here == root or here.parent is None else here.parent
+                here = self._above(here, root)
                 self.parent, self.name, self.found = here, b"..", here
                 continue
             child = self._child(here, name)
@@ -101,6 +102,11 @@ class Walk:
                 continue
             self.parent, self.name = here, name
             here = self.found = child
+
+    @staticmethod
+    def _above(here: Location, root: Location) -> Location:
+        """Return what ".." means: the directory above, but never above the root."""
+        return here if here.inode is root.inode else settle(here).parent or here
 
     def _enter(self, here: Location) -> None:
         """Check that the walk may go on below a location."""

@@ -25,6 +25,7 @@ from systrap.sentry.file import (
     O_WRONLY,
     OpenFile,
 )
+from systrap.sentry.fs import places
 from systrap.sentry.fs.contents import OPathFile, PathFile
 from systrap.sentry.fs.hostrw import HostInode
 from systrap.sentry.fs.inode import MAY_EXEC, MAY_READ, MAY_WRITE, Inode, Location
@@ -154,13 +155,7 @@ class VFS:
     @staticmethod
     def path_of(location: Location, root: Location) -> bytes:
         """Return the path of a location as seen from ``root``."""
-        names: list[bytes] = []
-        here: Location | None = location
-        while here is not None and here.inode is not root.inode:
-            if here.parent is not None:
-                names.append(here.name)
-            here = here.parent
-        return b"/" + b"/".join(reversed(names))
+        return places.path_of(location, root)
 
     # Opening.
 
@@ -341,9 +336,9 @@ class VFS:
             raise SyscallError(errno.EEXIST)
         if not old.found.inode.is_directory and (old.trailing_slash or new.trailing_slash):
             raise SyscallError(errno.ENOTDIR)
-        if _is_above(old.found.inode, new.parent):
+        if places.is_above(old.found.inode, new.parent):
             raise SyscallError(errno.EINVAL)
-        if new.found is not None and not flags & _RENAME_EXCHANGE and _is_above(new.found.inode, old.parent):
+        if new.found is not None and not flags & _RENAME_EXCHANGE and places.is_above(new.found.inode, old.parent):
             raise SyscallError(errno.ENOTEMPTY)
         if new.found is not None and new.found.inode is old.found.inode:
             return
@@ -356,6 +351,9 @@ class VFS:
         elif flags & _RENAME_EXCHANGE:
             raise SyscallError(errno.ENOENT)
         old.parent.inode.rename(old.name, target, new.name, bool(flags & _RENAME_EXCHANGE))
+        places.note_move(moved.inode, new.parent, new.name)
+        if new.found is not None and flags & _RENAME_EXCHANGE:
+            places.note_move(new.found.inode, old.parent, old.name)
 
     @staticmethod
     def _check_replaced(moved: Inode, replaced: Inode) -> None:
@@ -377,26 +375,6 @@ def new_unnamed(directory: Directory, task: "Task", mode: int) -> Regular:
         raise SyscallError(errno.EOPNOTSUPP)
     node.count_link(-1)
     return node
-
-
-def _is_above(inode: Inode, place: Location) -> bool:
-    """Tell whether an inode is a place's, or lies on the way to it."""
-    here: Location | None = place
-    while here is not None:
-        if here.inode is inode:
-            return True
-        here = here.parent
-    return False
-
-
-def full_path(location: Location) -> bytes:
-    """Return the path of a location from the very root."""
-    names: list[bytes] = []
-    here: Location | None = location
-    while here is not None and here.parent is not None:
-        names.append(here.name)
-        here = here.parent
-    return b"/" + b"/".join(reversed(names))
 
 
 def _raise_file_limit() -> None:

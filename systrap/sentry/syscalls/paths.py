@@ -1,4 +1,4 @@
-"""System calls on names: open, mkdir, rename, chmod…"""
+"""System calls on names: open, mkdir, rename, chmod and the like."""
 
 from __future__ import annotations
 
@@ -269,7 +269,13 @@ def _readlink(task: Task, dirfd: int, path: int, buffer: int, size: int) -> int:
 
 @syscall("getcwd")
 def sys_getcwd(task: Task, buffer: addr, size: u64) -> Result:
-    """getcwd(2)."""
+    """getcwd(2). ENOENT in a directory that was removed."""
+    try:
+        links = task.fs.cwd.inode.stat().nlink
+    except SyscallError:
+        links = 0
+    if not links:
+        raise SyscallError(errno.ENOENT)
     path = task.kernel.vfs.path_of(task.fs.cwd, task.fs.root) + b"\0"
     if len(path) > size:
         raise SyscallError(errno.ERANGE)
