@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError
-from systrap.sentry.file import O_ACCMODE, O_RDONLY, OpenFile
+from systrap.sentry.file import OpenFile
 from systrap.sentry.fs.contents import DirectoryFile, PathFile
 from systrap.sentry.fs.inode import BLOCK_SIZE, Inode, Location, Stat, d_type_of
 
 if TYPE_CHECKING:
+    from systrap.sentry.credentials import Credentials
     from systrap.sentry.task import Task
 
 PROC_MAGIC: Final = 0x9FA0
@@ -97,6 +98,14 @@ class SyntheticInode(Inode):
         self.mode = self.mode & 0o170000 | mode & 0o7777
 
 
+    def utimens(self, atime_ns: int | None, mtime_ns: int | None) -> None:
+        """See Inode: allowed, and without effect."""
+
+    def create(self, name: bytes, mode: int, creds: "Credentials", rdev: int = 0) -> Inode:
+        """See Inode: /proc answers as if the place did not exist."""
+        raise SyscallError(errno.ENOENT if self.dev == 0x26 else errno.EPERM)
+
+
 class TextInode(SyntheticInode):
     """A file with the text ``read`` makes. ``write``, if given, takes what is written."""
 
@@ -115,9 +124,7 @@ class TextInode(SyntheticInode):
         self.write = write
 
     def open(self, task: "Task", location: Location, flags: int) -> OpenFile:
-        """See Inode. EACCES for writing what cannot be written."""
-        if flags & O_ACCMODE != O_RDONLY and self.write is None:
-            raise SyscallError(errno.EACCES)
+        """See Inode."""
         return TextFile(location, flags, task, self.read, self.write)
 
 
