@@ -98,7 +98,7 @@ BUSYBOX = (
     ("wc", "/etc/passwd"),
     ("expr", "3", "+", "4"),
     ("false",),
-    ("sh", "-c", "seq 100 | sort -rn | head -3; echo a > /tmp/a; cat /tmp/a; rm /tmp/a; (exit 4); echo $?"),
+    ("sh", "-c", "seq 100 | sort -rn | head -3; t=$(mktemp); echo a > $t; cat $t; rm $t; (exit 4); echo $?"),
     ("sh", "-c", "tar cf - -C /etc passwd group | gzip -c | gunzip -c | tar tf -"),
     ("sh", "-c", "for i in 1 2 3; do (exit $i) & done; wait; echo done; sleep 9 & kill $!; wait $!; echo $?"),
     ("sh", "-c", "d=$(mktemp -d); cd $d; mkdir -p q/r; echo x > q/r/s; cp -r q w; ls -R w; cd /; rm -r $d"),

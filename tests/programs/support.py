@@ -116,4 +116,4 @@ def without_reports(text: bytes) -> bytes:
 
 def without_pids(text: bytes) -> bytes:
     """Drop the process ids that bash tells when a child was killed: "line 3: 4711 Killed"."""
-    return re.sub(rb"(: line \d+: +)\d+ ", rb"\1", text)
+    return re.sub(rb"(: line \d+:) +\d+ ", rb"\1 ", text)

@@ -1,4 +1,4 @@
-"""Many runs, sudden deaths: no hang, no process left, no descriptor kept (issue 2, "Must show")."""
+"""Many runs, sudden deaths: no hang, no process left, and with it no descriptor and no memfd (issue 2, "Must show")."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs.leftovers import children_of, is_alive, nothing_left
-from tests.programs.support import command, environment, execute, guest, need_platform
+from tests.programs.support import command, environment, guest, need_platform
 
 FIFTY = "for i in {1..4}; do true; done; seq 2000 " + "| cat " * 48 + "| tail -1"
 
@@ -82,11 +82,9 @@ def test_descriptors_and_stubs_do_not_pile_up() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_hundred_runs_of_true() -> None:
-    memfds = count_memfds()
     with nothing_left():
         for _ in range(100):
             assert guest("systrap", ("/bin/true",), timeout=20) == (0, b"", b"")
-    assert count_memfds() <= memfds
 
 
 @pytest.mark.slow
@@ -143,10 +141,3 @@ def test_an_idle_guest_costs_nothing() -> None:
 def cpu_ticks(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
-
-
-def count_memfds() -> int:
-    """Count the open memfds of systrap on this machine."""
-    return sum(
-        b"memfd:systrap" in line for line in execute(["/bin/sh", "-c", "ls -l /proc/[0-9]*/fd"]).out.splitlines()
-    )
