@@ -6,8 +6,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from systrap.sentry import exit as exits
+
 if TYPE_CHECKING:
     from systrap.sentry.kernel import Kernel
+    from systrap.sentry.task import ThreadGroup
 
 INSISTENT: Final = 3
 """So many Ctrl-C …"""
@@ -69,16 +72,26 @@ def _to_foreground(kernel: "Kernel", signo: int) -> None:
 def _stop_with_guests(kernel: "Kernel") -> None:
     """Ctrl-Z: the guests stop first, then we do, so that nothing runs behind the user's back; SIGCONT undoes both.
 
-    Guests that handle SIGTSTP and do not stop keep the sentry going, too.
+    Guests that handle SIGTSTP and do not stop keep the sentry going, too. A group that nobody inside could continue is
+    stopped all the same (SIGTSTP would be ignored there): the shell that started us can continue it.
     """
-    _to_foreground(kernel, signal.SIGTSTP)
+    for group in _members(kernel):
+        if group.handlers.get(signal.SIGTSTP).handler == 0:
+            exits.stop_group(group, signal.SIGTSTP)
+        else:
+            kernel.signals.send_group(group, signal.SIGTSTP)
     _stop_when_stopped(kernel, time.monotonic() + PATIENCE)
 
 
-def _stop_when_stopped(kernel: "Kernel", deadline: float) -> None:
+def _members(kernel: "Kernel") -> "list[ThreadGroup]":
+    """Return the processes of the foreground group."""
     pgid = _foreground(kernel)
-    members = [group for group in kernel.groups.values() if group.pgid == pgid and not group.zombie]
-    if members and all(group.stopped for group in members):
+    return [group for group in kernel.groups.values() if group.pgid == pgid and not group.zombie]
+
+
+def _stop_when_stopped(kernel: "Kernel", deadline: float) -> None:
+    members = _members(kernel)
+    if any(exits.is_orphaned(kernel, group.pgid) for group in members) and all(group.stopped for group in members):
         tty = sys.modules.get("systrap.sentry.tty")
         if tty is not None:
             tty.restore_all()

@@ -17,7 +17,7 @@ from systrap.sentry.file import OpenFile
 from systrap.sentry.hoststream import HostStream
 
 if TYPE_CHECKING:
-    from systrap.sentry.fs.inode import Inode
+    from systrap.sentry.fs.inode import Inode, Stat
     from systrap.sentry.kernel import Kernel
     from systrap.sentry.task import Session, Task
 
@@ -51,6 +51,7 @@ TOSTOP: Final = 0o400
 TERMIOS_SIZE: Final = 36
 _TERMIO_SIZE: Final = 18
 _WINSIZE_SIZE: Final = 8
+CONSOLE: Final = b"/dev/console"
 _LFLAG_AT: Final = 12
 
 
@@ -168,6 +169,17 @@ class HostTerminal(HostStream):
     def _task(self) -> "Task | None":
         return self.terminal.kernel.current
 
+    def stat(self) -> "Stat":
+        """See OpenFile: the console's, whatever the host calls the terminal: guests find it under that name."""
+        try:
+            return self._kernel.vfs.find(CONSOLE).stat()
+        except SyscallError:
+            return super().stat()
+
+    def describe(self) -> str:
+        """See OpenFile."""
+        return os.fsdecode(CONSOLE)
+
     def read(self, count: int) -> bytes:
         """See OpenFile. Background processes are stopped instead."""
         task = self._task()
@@ -208,23 +220,23 @@ class HostTerminal(HostStream):
 class HostTerminalState(Terminal):
     """The host's terminal: its settings as they were, to be restored on every way out."""
 
-    __slots__ = ("_fd", "_settings")
+    __slots__ = ("_settings", "fd")
 
     def __init__(self, kernel: "Kernel", fd: int) -> None:
         """Save the settings of the terminal at ``fd``, through a descriptor of its own."""
         super().__init__(kernel)
-        self._fd = os.dup(fd)
-        self._settings = _host_ioctl(self._fd, TCGETS, bytes(TERMIOS_SIZE))
+        self.fd = os.dup(fd)
+        self._settings = _host_ioctl(self.fd, TCGETS, bytes(TERMIOS_SIZE))
 
     def tostop(self) -> bool:
         """See Terminal."""
-        settings = _host_ioctl(self._fd, TCGETS, bytes(TERMIOS_SIZE))
+        settings = _host_ioctl(self.fd, TCGETS, bytes(TERMIOS_SIZE))
         return bool(int.from_bytes(settings[_LFLAG_AT : _LFLAG_AT + 4], "little") & TOSTOP)
 
     def restore(self) -> None:
         """Give the terminal its settings back. SIGTTOU is blocked or ignored by whoever calls."""
-        if self._settings != _host_ioctl(self._fd, TCGETS, bytes(TERMIOS_SIZE)):
-            _host_ioctl(self._fd, TCSETSW, self._settings)
+        if self._settings != _host_ioctl(self.fd, TCGETS, bytes(TERMIOS_SIZE)):
+            _host_ioctl(self.fd, TCSETSW, self._settings)
 
 
 _states: dict[tuple[int, int], HostTerminalState] = {}
@@ -284,10 +296,18 @@ def open_controlling(task: "Task", flags: int) -> OpenFile:
     if terminal is None:
         raise SyscallError(errno.ENXIO)
     if isinstance(terminal, HostTerminalState):
-        return HostTerminal(task.kernel, os.dup(terminal._fd), flags, terminal)
+        return HostTerminal(task.kernel, os.dup(terminal.fd), flags, terminal)
     from systrap.sentry import pty
 
     return pty.open_slave(terminal, flags)
+
+
+def open_console(task: "Task", flags: int) -> OpenFile:
+    """Open /dev/console: the host's terminal. EIO when the run has none."""
+    for (owner, _), state in _states.items():
+        if owner == id(task.kernel):
+            return HostTerminal(task.kernel, os.dup(state.fd), flags, state)
+    raise SyscallError(errno.EIO)
 
 
 def open_ptmx(task: "Task", flags: int) -> OpenFile:

@@ -50,6 +50,8 @@ class ProcRoot(Directory):
         if name.isdigit() and not name.startswith(b"0"):
             number = int(name)
             group = self._kernel.groups.get(number)
+            if number == self._kernel.init.pid:
+                group = self._kernel.init
             if group is not None:
                 return process_directory(group)
             task = self._kernel.tasks.get(number)

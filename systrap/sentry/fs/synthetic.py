@@ -97,7 +97,6 @@ class SyntheticInode(Inode):
             raise SyscallError(errno.EPERM)
         self.mode = self.mode & 0o170000 | mode & 0o7777
 
-
     def utimens(self, atime_ns: int | None, mtime_ns: int | None) -> None:
         """See Inode: allowed, and without effect."""
 

@@ -83,13 +83,13 @@ class VFS:
     def _mount(self, path: bytes, inode: Inode, kind: str) -> None:
         """Cover a directory below the root, if it is there."""
         try:
-            point = self._plain(path)
+            point = self.find(path)
         except SyscallError:
             return
         self.mounts[point] = inode
         self.mount_points.append((path, kind))
 
-    def _plain(self, path: bytes) -> Inode:
+    def find(self, path: bytes) -> Inode:
         """Walk without a task: no symbolic links, no permissions."""
         inode = self.root.inode
         for name in path.split(b"/"):
