@@ -98,14 +98,17 @@ def guest(
     return execute(command(platform, argv, options), stdin, env, cwd, timeout)
 
 
-def same_as_native(platform: str, argv: Sequence[str], stdin: bytes = b"", *, compare_err: bool = True) -> Outcome:
-    """Run ``argv`` natively and as a guest, assert that both look the same, and return the guest's outcome."""
-    native = execute(argv, stdin)
-    ours = guest(platform, argv, stdin)
+def same_as_native(platform: str, argv: Sequence[str], stdin: bytes = b"", *, prefix: Sequence[str] = ()) -> Outcome:
+    """Run ``argv`` natively and as a guest, assert that both look the same, and return the guest's outcome.
+
+    ``prefix`` is a command that starts both ("taskset -c 0").
+    """
+    need_platform(platform)
+    native = execute([*prefix, *argv], stdin)
+    ours = execute([*prefix, *command(platform, argv)], stdin)
     assert ours.status == native.status, f"native {native.status}, guest {ours.status}: {ours.err[-2000:]!r}"
     assert ours.out == native.out
-    if compare_err:
-        assert without_pids(without_reports(ours.err)) == without_pids(native.err)
+    assert without_pids(without_reports(ours.err)) == without_pids(native.err)
     return ours
 
 

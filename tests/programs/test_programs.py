@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from tests.programs.cases import ALL, BUSYBOX, QUICK, Case
-from tests.programs.support import execute, guest, need_program, same_as_native
+from tests.programs.support import guest, need_program, same_as_native
 
 
 def ids(cases: tuple[Case, ...]) -> list[str]:
@@ -38,13 +38,7 @@ def test_everything_under_ptrace(case: Case) -> None:
 def test_same_on_one_cpu(case: Case) -> None:
     """One CPU is a first-class host: slower, never stuck."""
     need_program(case.argv[0])
-    native = execute(case.argv, case.stdin)
-    taskset = need_program("taskset")
-    from tests.programs.support import command, need_platform
-
-    need_platform("systrap")
-    ours = execute([taskset, "-c", "0", *command("systrap", case.argv)], case.stdin)
-    assert ours == native
+    same_as_native("systrap", case.argv, case.stdin, prefix=(need_program("taskset"), "-c", "0"))
 
 
 @pytest.mark.parametrize("applet", BUSYBOX, ids=[" ".join(applet)[:30] for applet in BUSYBOX])

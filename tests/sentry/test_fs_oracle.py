@@ -349,3 +349,34 @@ def test_places_follow_renames(tmp_path: Path, memory: MemoryFile) -> None:
     assert guest.vfs.path_of(above, guest.vfs.root) == b"/c"
     guest.task.fs.cwd = inside
     assert guest("rename", "/c", "e") == "EINVAL"
+
+
+def test_host_tree_is_shown_as_it_is(memory: MemoryFile) -> None:
+    """Every name and attribute of a real tree of the host, as os.walk and lstat tell them."""
+    root = "/usr/share/perl5" if os.path.isdir("/usr/share/perl5") else os.path.dirname(os.__file__) + "/encodings"
+    guest = Guest(host_overlay(memory, 0x20, b"/"), memory)
+    seen = 0
+    for path, directories, files in os.walk(root):
+        assert {os.fsencode(name) for name in directories + files} == set(guest.listing(path))
+        for name in directories + files:
+            host, found = (
+                os.lstat(f"{path}/{name}"),
+                guest.vfs.lookup(guest.task, None, f"{path}/{name}", False).inode.stat(),
+            )
+            assert found[:10] == (
+                host.st_dev, host.st_ino, host.st_mode, host.st_nlink, host.st_uid, host.st_gid, host.st_rdev, host.st_size,
+                host.st_blksize, host.st_blocks,
+            )  # fmt: skip
+            assert (found.mtime_ns, found.ctime_ns) == (host.st_mtime_ns, host.st_ctime_ns)
+            seen += 1
+        if seen > 2000:
+            break
+    assert seen
+
+
+def test_control_file_systems_of_the_host_are_empty(memory: MemoryFile) -> None:
+    """Neither the overlay nor what is written through shows the host's own /proc."""
+    for root in (host_overlay(memory, 0x20, b"/"), HostInode(b"/")):
+        guest = Guest(root, memory)
+        assert guest.listing("/proc") == []
+        assert guest("stat", "/proc/self", True) == "ENOENT"
