@@ -23,7 +23,7 @@ def driver(name: str) -> list[str]:
     return [sys.executable, "-m", "systrap.cli.driver", "--platform", name]
 
 
-@pytest.fixture(params=["ptrace"], scope="module")
+@pytest.fixture(params=["ptrace", "systrap"], scope="module")
 def verdicts(request: pytest.FixtureRequest) -> dict[str, Verdict]:
     """Return the verdicts of all cases on a platform."""
     name = str(request.param)

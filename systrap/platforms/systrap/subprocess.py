@@ -30,6 +30,7 @@ _WRITE: Final = mem.PROT_READ | mem.PROT_WRITE
 _FIXED_SHARED: Final = mem.MAP_SHARED | mem.MAP_FIXED
 _FIXED_PRIVATE: Final = mem.MAP_PRIVATE | mem.MAP_ANONYMOUS | mem.MAP_FIXED
 _PATIENCE: Final = 10.0
+_ONLY_SIGSEGV: Final = (1 << 64) - 1 & ~(1 << abi.SIGSEGV - 1)
 _RECORD = struct.Struct("<QIIQQQQQQ")
 
 
@@ -125,6 +126,8 @@ class Subprocess(AddressSpace):
         """Prepare what each sysmsg thread will configure itself from, once and for all (docs/images.md)."""
         place = self.environment.source.image.layout
         area = place.area
+        # Our own handler empties the mask at the first signal; until then only that signal may come (docs/images.md).
+        mask = _ONLY_SIGSEGV if self.environment.source.image.has_ready_ring else 0
         records = self._view(self.environment.slots.records, place.record_pages_size)
         dispatch = (place.stub_start, place.ro_end - place.stub_start) if self.environment.user_dispatch else (0, 0)
         for stack_id in range(1, self.environment.max_threads + 1):
@@ -137,7 +140,7 @@ class Subprocess(AddressSpace):
                 0,
                 area.signal_stack_size,
                 start + area.sysmsg,
-                0,
+                mask,
                 place.sysmsg_rules,
                 *dispatch,
             )
