@@ -469,9 +469,10 @@ class Directory(Node):
                 if replaced.is_directory:
                     target.copy_up().nlink -= 1
             target.upper[new_name] = moved
-        if moved.is_directory and target is not self:
-            self.copy_up().nlink -= 1
-            target.copy_up().nlink += 1
+        if target is not self:
+            crossing = int(moved.is_directory) - int(exchange and replaced is not None and replaced.is_directory)
+            self.copy_up().nlink -= crossing
+            target.copy_up().nlink += crossing
         self.changed()
         target.changed()
 

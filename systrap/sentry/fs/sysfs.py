@@ -26,6 +26,10 @@ def _possible() -> bytes:
     return b"0-%d\n" % last if last else b"0\n"
 
 
+def _cpu_mask() -> bytes:
+    return b"%x\n" % sum(1 << cpu for cpu in os.sched_getaffinity(0))
+
+
 def mount_root(kernel: "Kernel") -> Inode:
     """Return the root of /sys."""
     cpus: dict[str, object] = {"online": _cpus, "present": _possible, "possible": _possible, "offline": _fixed("")}
@@ -33,9 +37,11 @@ def mount_root(kernel: "Kernel") -> Inode:
         topology = {
             "core_id": _fixed(str(cpu)), "physical_package_id": _fixed("0"), "thread_siblings_list": _fixed(str(cpu)),
             "core_siblings_list": _cpus,
+            "core_siblings": _cpu_mask,
+            "thread_siblings": _fixed(f"{1 << cpu:x}"),
         }  # fmt: skip
         cpus[f"cpu{cpu}"] = {"topology": topology, "online": _fixed("1")}
-    node = {"online": _fixed("0"), "possible": _fixed("0"), "node0": {"cpulist": _cpus}}
+    node = {"online": _fixed("0"), "possible": _fixed("0"), "node0": {"cpulist": _cpus, "cpumap": _cpu_mask}}
     loopback = {"mtu": _fixed("65536"), "operstate": _fixed("unknown"), "type": _fixed("772")}
     huge = {
         "enabled": _fixed("always madvise [never]"),

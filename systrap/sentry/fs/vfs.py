@@ -150,6 +150,8 @@ class VFS:
 
     def at(self, task: "Task", dirfd: int, path: bytes) -> Location | None:
         """Return the start for ``path``; an absolute one does not look at ``dirfd``."""
+        if not path:
+            raise SyscallError(errno.ENOENT)
         return None if path.startswith(b"/") else self.directory(task, dirfd)
 
     @staticmethod
@@ -165,6 +167,8 @@ class VFS:
             return self._open_unnamed(task, at, path, flags, mode)
         if flags & O_PATH:
             flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW
+        if flags & O_CREAT and flags & O_DIRECTORY:
+            raise SyscallError(errno.EINVAL)
         follow = not flags & O_NOFOLLOW and not (flags & O_CREAT and flags & O_EXCL)
         makes_slash = bool(flags & O_CREAT) and path[-1:] in (b"/", "/")
         walk = self.walk(task, at, path, follow and not makes_slash, makes_slash)
@@ -174,8 +178,6 @@ class VFS:
         if found is None:
             if not flags & O_CREAT:
                 raise SyscallError(errno.ENOENT)
-            if flags & O_DIRECTORY:
-                raise SyscallError(errno.EINVAL)
             found = self._create(task, walk, stats.S_IFREG | mode & 0o7777 & ~task.fs.umask)
             return self._opened(task, found, flags & ~O_TRUNC)
         if flags & O_CREAT and flags & O_EXCL:
@@ -187,7 +189,8 @@ class VFS:
         if inode.is_symlink and not flags & O_PATH:
             raise SyscallError(errno.ENOTDIR if flags & O_DIRECTORY else errno.ELOOP)
         if inode.is_directory:
-            if flags & O_CREAT or (flags & O_ACCMODE != O_RDONLY and not flags & O_PATH):
+            writes = flags & O_ACCMODE != O_RDONLY or flags & O_TRUNC
+            if flags & O_CREAT or (writes and not flags & O_PATH):
                 raise SyscallError(errno.EISDIR)
         elif flags & O_DIRECTORY or walk.trailing_slash:
             raise SyscallError(errno.ENOTDIR)
@@ -326,34 +329,50 @@ class VFS:
             self.walk(task, at, path, follow=False, entry=True),
             self.walk(task, new_at, new_path, follow=False, entry=True),
         )
-        if old.name in (b".", b"..") or new.name in (b".", b".."):
+        exchange = bool(flags & _RENAME_EXCHANGE)
+        self._check_rename(old, new, flags)
+        if old.parent is None or new.parent is None or old.found is None:
             raise SyscallError(errno.EBUSY)
-        if old.found is None:
-            raise SyscallError(errno.ENOENT)
-        if old.parent is None or new.parent is None:
-            raise SyscallError(errno.EBUSY)
-        if new.found is not None and flags & _RENAME_NOREPLACE:
-            raise SyscallError(errno.EEXIST)
-        if not old.found.inode.is_directory and (old.trailing_slash or new.trailing_slash):
-            raise SyscallError(errno.ENOTDIR)
-        if places.is_above(old.found.inode, new.parent):
-            raise SyscallError(errno.EINVAL)
-        if new.found is not None and not flags & _RENAME_EXCHANGE and places.is_above(new.found.inode, old.parent):
-            raise SyscallError(errno.ENOTEMPTY)
         if new.found is not None and new.found.inode is old.found.inode:
             return
         moved = self._removable(task, old)
         target = self._parent_for_change(task, new)
         if new.found is not None:
             self._removable(task, new)
-            if not flags & _RENAME_EXCHANGE:
+            if not exchange:
                 self._check_replaced(moved.inode, new.found.inode)
-        elif flags & _RENAME_EXCHANGE:
-            raise SyscallError(errno.ENOENT)
-        old.parent.inode.rename(old.name, target, new.name, bool(flags & _RENAME_EXCHANGE))
+        if target is not old.parent.inode:
+            for entry in (moved, new.found if exchange else None):
+                if entry is not None and entry.inode.is_directory:
+                    entry.inode.check(task.creds, MAY_WRITE)
+        old.parent.inode.rename(old.name, target, new.name, exchange)
         places.note_move(moved.inode, new.parent, new.name)
-        if new.found is not None and flags & _RENAME_EXCHANGE:
+        if new.found is not None and exchange:
             places.note_move(new.found.inode, old.parent, old.name)
+
+    @staticmethod
+    def _check_rename(old: Walk, new: Walk, flags: int) -> None:
+        """Refuse what cannot be renamed whoever asks, in Linux's order."""
+        exchange = bool(flags & _RENAME_EXCHANGE)
+        if old.name in (b".", b"..") or old.parent is None:
+            raise SyscallError(errno.EBUSY)
+        if new.name in (b".", b"..") or new.parent is None:
+            raise SyscallError(errno.EEXIST if flags & _RENAME_NOREPLACE else errno.EBUSY)
+        if old.found is None:
+            raise SyscallError(errno.ENOENT)
+        if new.found is not None and flags & _RENAME_NOREPLACE:
+            raise SyscallError(errno.EEXIST)
+        if exchange:
+            if new.found is None:
+                raise SyscallError(errno.ENOENT)
+            if new.trailing_slash and not new.found.inode.is_directory:
+                raise SyscallError(errno.ENOTDIR)
+        if not old.found.inode.is_directory and (old.trailing_slash or (new.trailing_slash and not exchange)):
+            raise SyscallError(errno.ENOTDIR)
+        if places.is_above(old.found.inode, new.parent):
+            raise SyscallError(errno.EINVAL)
+        if new.found is not None and places.is_above(new.found.inode, old.parent):
+            raise SyscallError(errno.EINVAL if exchange else errno.ENOTEMPTY)
 
     @staticmethod
     def _check_replaced(moved: Inode, replaced: Inode) -> None:

@@ -4,8 +4,8 @@ import importlib
 from typing import Final
 
 _SUBJECTS: Final = (
-    "memory", "process", "prctl", "signals", "time", "futex", "ids", "sched", "misc", "files", "fileops", "fcntl", "splice", "paths", "stat",
-    "pipes", "poll", "eventfds", "sockets",
+    "memory", "process", "prctl", "signals", "time", "futex", "ids", "sched", "misc", "files", "fileops", "fcntl", "splice",
+    "paths", "attributes", "stat", "xattr", "pipes", "poll", "eventfds", "sockets",
 )  # fmt: skip
 
 

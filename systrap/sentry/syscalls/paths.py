@@ -8,24 +8,19 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError
-from systrap.sentry.file import O_ACCMODE, O_CLOEXEC, O_CREAT, O_PATH, O_TMPFILE, O_TRUNC, O_WRONLY, OpenFile, drop
-from systrap.sentry.fs.contents import PathFile
-from systrap.sentry.fs.inode import MAY_EXEC, MAY_READ, MAY_WRITE, Inode, Location
-from systrap.sentry.fs.nodes import coarse_now
+from systrap.sentry.file import O_ACCMODE, O_CLOEXEC, O_CREAT, O_TMPFILE, O_TRUNC, O_WRONLY, OpenFile, drop
+from systrap.sentry.fs.inode import MAY_EXEC, Location
 from systrap.sentry.pipe import PipeEnd, fifo_open_wait
-from systrap.sentry.syscalls.table import Result, addr, i32, i64, syscall, u32, u64
+from systrap.sentry.syscalls.table import Result, addr, i32, syscall, u32, u64
 
 if TYPE_CHECKING:
     from systrap.sentry.task import Task
 
 AT_FDCWD: Final = -100
 AT_SYMLINK_NOFOLLOW: Final = 0x100
-AT_EACCESS: Final = 0x200
 AT_REMOVEDIR: Final = 0x200
 AT_SYMLINK_FOLLOW: Final = 0x400
 AT_EMPTY_PATH: Final = 0x1000
-_UTIME_NOW: Final = (1 << 30) - 1
-_UTIME_OMIT: Final = (1 << 30) - 2
 _DEVICE_KINDS: Final = (stats.S_IFCHR, stats.S_IFBLK)
 
 
@@ -320,225 +315,6 @@ def sys_umask(task: Task, mask: u32) -> Result:
     old = task.fs.umask
     task.fs.umask = mask & 0o777
     return old
-
-
-# Attributes.
-
-
-def _require_owner(task: Task, inode: Inode) -> None:
-    if task.creds.fsuid not in (0, inode.stat().uid):
-        raise SyscallError(errno.EPERM)
-
-
-def _chmod(task: Task, inode: Inode, mode: int) -> int:
-    _require_owner(task, inode)
-    if task.creds.fsuid != 0 and not task.creds.in_group(inode.stat().gid):
-        mode &= ~0o2000
-    inode.chmod(mode & 0o7777)
-    return 0
-
-
-def _file_inode(task: Task, fd: int) -> Inode:
-    """Return the inode of an open file, for the f… calls. EBADF for O_PATH; files without an inode have nothing to change."""
-    file = task.fds.get(fd)
-    if file.flags & O_PATH:
-        raise SyscallError(errno.EBADF)
-    if isinstance(file, PathFile):
-        return file.location.inode
-    inode = getattr(file, "inode", None)
-    if isinstance(inode, Inode):
-        return inode
-    raise SyscallError(errno.EINVAL)
-
-
-@syscall("chmod")
-def sys_chmod(task: Task, path: addr, mode: u32) -> Result:
-    """chmod(2)."""
-    return _chmod(task, resolve(task, AT_FDCWD, path).inode, mode)
-
-
-@syscall("fchmod")
-def sys_fchmod(task: Task, fd: i32, mode: u32) -> Result:
-    """fchmod(2)."""
-    return _chmod(task, _file_inode(task, fd), mode)
-
-
-@syscall("fchmodat")
-def sys_fchmodat(task: Task, dirfd: i32, path: addr, mode: u32) -> Result:
-    """fchmodat(2)."""
-    return _chmod(task, resolve(task, dirfd, path).inode, mode)
-
-
-@syscall("fchmodat2")
-def sys_fchmodat2(task: Task, dirfd: i32, path: addr, mode: u32, flags: u32) -> Result:
-    """fchmodat2(2)."""
-    if flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH):
-        raise SyscallError(errno.EINVAL)
-    inode = resolve(task, dirfd, path, flags).inode
-    if inode.is_symlink:
-        raise SyscallError(errno.EOPNOTSUPP)
-    return _chmod(task, inode, mode)
-
-
-def _chown(task: Task, inode: Inode, uid: int, gid: int) -> int:
-    found, creds = inode.stat(), task.creds
-    if creds.fsuid != 0:
-        if creds.fsuid != found.uid or uid not in (-1, found.uid):
-            raise SyscallError(errno.EPERM)
-        if gid not in (-1, found.gid) and not creds.in_group(gid):
-            raise SyscallError(errno.EPERM)
-    inode.chown(uid, gid)
-    if stats.S_ISREG(found.mode) and found.mode & 0o6000 and creds.fsuid != 0:
-        inode.chmod(found.mode & 0o1777)
-    return 0
-
-
-@syscall("chown")
-def sys_chown(task: Task, path: addr, uid: i32, gid: i32) -> Result:
-    """chown(2)."""
-    return _chown(task, resolve(task, AT_FDCWD, path).inode, uid, gid)
-
-
-@syscall("lchown")
-def sys_lchown(task: Task, path: addr, uid: i32, gid: i32) -> Result:
-    """lchown(2)."""
-    return _chown(task, resolve(task, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW).inode, uid, gid)
-
-
-@syscall("fchown")
-def sys_fchown(task: Task, fd: i32, uid: i32, gid: i32) -> Result:
-    """fchown(2)."""
-    return _chown(task, _file_inode(task, fd), uid, gid)
-
-
-@syscall("fchownat")
-def sys_fchownat(task: Task, dirfd: i32, path: addr, uid: i32, gid: i32, flags: i32) -> Result:
-    """fchownat(2)."""
-    if flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH):
-        raise SyscallError(errno.EINVAL)
-    return _chown(task, resolve(task, dirfd, path, flags).inode, uid, gid)
-
-
-@syscall("truncate")
-def sys_truncate(task: Task, path: addr, length: i64) -> Result:
-    """truncate(2)."""
-    if length < 0:
-        raise SyscallError(errno.EINVAL)
-    inode = resolve(task, AT_FDCWD, path).inode
-    if inode.is_directory:
-        raise SyscallError(errno.EISDIR)
-    inode.check(task.creds, MAY_WRITE)
-    inode.truncate(length)
-    return 0
-
-
-# Access.
-
-
-def _access(task: Task, dirfd: int, path: int, mode: int, flags: int) -> int:
-    if mode & ~7 or flags & ~(AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH):
-        raise SyscallError(errno.EINVAL)
-    found = resolve(task, dirfd, path, flags)
-    wanted = (MAY_READ if mode & 4 else 0) | (MAY_WRITE if mode & 2 else 0) | (MAY_EXEC if mode & 1 else 0)
-    if wanted:
-        found.inode.check(task.creds, wanted, real=not flags & AT_EACCESS)
-    return 0
-
-
-@syscall("access")
-def sys_access(task: Task, path: addr, mode: i32) -> Result:
-    """access(2)."""
-    return _access(task, AT_FDCWD, path, mode, 0)
-
-
-@syscall("faccessat")
-def sys_faccessat(task: Task, dirfd: i32, path: addr, mode: i32) -> Result:
-    """faccessat(2)."""
-    return _access(task, dirfd, path, mode, 0)
-
-
-@syscall("faccessat2")
-def sys_faccessat2(task: Task, dirfd: i32, path: addr, mode: i32, flags: i32) -> Result:
-    """faccessat2(2)."""
-    return _access(task, dirfd, path, mode, flags)
-
-
-# Times.
-
-
-def _utimens(task: Task, inode: Inode, atime: int | None, mtime: int | None, by_writer: bool) -> int:
-    """Set times; who may only write the file may set them to now (``by_writer``)."""
-    if atime is None and mtime is None:
-        return 0
-    if task.creds.fsuid not in (0, inode.stat().uid):
-        if not by_writer:
-            raise SyscallError(errno.EPERM)
-        inode.check(task.creds, MAY_WRITE)
-    inode.utimens(atime, mtime)
-    return 0
-
-
-@syscall("utimensat")
-def sys_utimensat(task: Task, dirfd: i32, path: addr, times: addr, flags: i32) -> Result:
-    """utimensat(2)."""
-    if flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH):
-        raise SyscallError(errno.EINVAL)
-    now = coarse_now()
-    atime: int | None = now
-    mtime: int | None = now
-    by_writer = True
-    if times:
-        fields = struct.unpack("<4q", task.mm.read(times, 32))
-        atime, mtime = _spec_time(fields[0], fields[1], now), _spec_time(fields[2], fields[3], now)
-        by_writer = fields[1] == fields[3] == _UTIME_NOW
-    if path:
-        return _utimens(task, resolve(task, dirfd, path, flags).inode, atime, mtime, by_writer)
-    return _utimens(task, _file_inode(task, dirfd), atime, mtime, by_writer)
-
-
-def _spec_time(seconds: int, nanos: int, now: int) -> int | None:
-    if nanos == _UTIME_NOW:
-        return now
-    if nanos == _UTIME_OMIT:
-        return None
-    if not 0 <= nanos < 1_000_000_000:
-        raise SyscallError(errno.EINVAL)
-    return seconds * 1_000_000_000 + nanos
-
-
-def _utimes(task: Task, dirfd: int, path: int, times: int) -> int:
-    now = coarse_now()
-    atime = mtime = now
-    if times:
-        fields = struct.unpack("<4q", task.mm.read(times, 32))
-        if not (0 <= fields[1] < 1_000_000 and 0 <= fields[3] < 1_000_000):
-            raise SyscallError(errno.EINVAL)
-        atime, mtime = (fields[0] * 1_000_000 + fields[1]) * 1000, (fields[2] * 1_000_000 + fields[3]) * 1000
-    inode = resolve(task, dirfd, path).inode if path else _file_inode(task, dirfd)
-    return _utimens(task, inode, atime, mtime, not times)
-
-
-@syscall("utimes")
-def sys_utimes(task: Task, path: addr, times: addr) -> Result:
-    """utimes(2)."""
-    return _utimes(task, AT_FDCWD, path, times)
-
-
-@syscall("futimesat")
-def sys_futimesat(task: Task, dirfd: i32, path: addr, times: addr) -> Result:
-    """futimesat(2)."""
-    return _utimes(task, dirfd, path, times)
-
-
-@syscall("utime")
-def sys_utime(task: Task, path: addr, times: addr) -> Result:
-    """utime(2)."""
-    now = coarse_now()
-    atime = mtime = now
-    if times:
-        fields = struct.unpack("<2q", task.mm.read(times, 16))
-        atime, mtime = fields[0] * 1_000_000_000, fields[1] * 1_000_000_000
-    return _utimens(task, resolve(task, AT_FDCWD, path).inode, atime, mtime, not times)
 
 
 # What there is not.

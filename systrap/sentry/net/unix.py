@@ -1,0 +1,230 @@
+"""AF_UNIX: what stream, datagram and seqpacket sockets share: names, and the messages between them."""
+
+import errno
+import stat as stats
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from systrap.sentry.errors import SyscallError
+from systrap.sentry.file import OpenFile
+from systrap.sentry.net import options as opt
+from systrap.sentry.net.addresses import AF_UNIX, pack_unix, parse_unix
+from systrap.sentry.net.socket import (
+    MSG_PEEK,
+    SHUT_BOTH,
+    SHUT_RECEIVE,
+    SHUT_SEND,
+    Received,
+    Socket,
+    UCred,
+    credentials_of,
+    discard,
+)
+from systrap.sentry.net.stack import stack_of
+from systrap.sentry.wait import POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRNORM
+
+if TYPE_CHECKING:
+    from systrap.sentry.fs.inode import Inode
+    from systrap.sentry.kernel import Kernel
+    from systrap.sentry.task import Task
+
+POLLWRBAND: Final = 0x200
+_MAY_WRITE: Final = 2
+_OVERHEAD: Final = 768
+_NOBODY: Final = struct.pack("<3i", 0, -1, -1)
+
+
+class Packet:
+    """A message on its way: its bytes from ``start`` on, descriptors, and who sent it. ``cost`` is charged to the sender."""
+
+    __slots__ = ("address", "cost", "creds", "data", "files", "sender", "start")
+
+    def __init__(self, sender: "UnixSocket", data: bytes, files: tuple[OpenFile, ...], creds: UCred) -> None:
+        self.sender = sender
+        self.data = data
+        self.start = 0
+        self.files = files
+        self.creds = creds
+        self.address = sender.bound
+        self.cost = _OVERHEAD + (len(data) & ~63)
+
+    def take_files(self, peek: bool) -> tuple[OpenFile, ...]:
+        """Return the descriptors, with references for the receiver; a peek leaves them here, too."""
+        files = self.files
+        if peek:
+            for file in files:
+                file.refs += 1
+        else:
+            self.files = ()
+        return files
+
+
+class UnixSocket(Socket):
+    """Base of the AF_UNIX kinds. ``bound`` is the name, b"" without one; ``used`` what sent messages cost until received."""
+
+    __slots__ = ("bound", "creds", "incoming", "path_key", "peer_creds", "used")
+
+    def __init__(self, kernel: "Kernel", kind: int) -> None:
+        super().__init__(kernel, AF_UNIX, kind, 0)
+        self.bound = b""
+        self.incoming: deque[Packet] = deque()
+        self.path_key: tuple[int, int] | None = None
+        self.peer_creds: UCred | None = None
+        self.used = 0
+        self.creds = credentials_of(kernel.current)
+
+    # Names.
+
+    def bind(self, task: "Task", address: bytes) -> None:
+        """See Socket: makes a socket's inode for a path. EADDRINUSE, EINVAL when there is a name already."""
+        name = parse_unix(address)
+        if self.bound:
+            if not name:
+                return
+            raise SyscallError(errno.EINVAL)
+        stack = stack_of(self.kernel)
+        if not name:
+            self.autobind()
+        elif not name[0]:
+            if name in stack.abstract:
+                raise SyscallError(errno.EADDRINUSE)
+            stack.abstract[name] = self
+            self.bound = name
+        else:
+            try:
+                found = task.kernel.vfs.make(task, None, name, stats.S_IFSOCK | 0o777)
+            except SyscallError as error:
+                raise SyscallError(errno.EADDRINUSE if error.errno == errno.EEXIST else error.errno) from None
+            self.path_key = _key(found.inode)
+            stack.paths[self.path_key] = self
+            self.bound = name
+
+    def autobind(self) -> None:
+        """Take an unused abstract name of five hexadecimal digits."""
+        stack = stack_of(self.kernel)
+        while True:
+            name = b"\0%05x" % (next(stack.autobound) & 0xFFFFF)
+            if name not in stack.abstract:
+                break
+        stack.abstract[name] = self
+        self.bound = name
+
+    def find(self, task: "Task", address: bytes) -> "UnixSocket":
+        """Return the socket bound to a name. ECONNREFUSED, ENOENT, EACCES, EPROTOTYPE."""
+        name = parse_unix(address)
+        if not name:
+            raise SyscallError(errno.EINVAL)
+        stack = stack_of(self.kernel)
+        if not name[0]:
+            found = stack.abstract.get(name)
+        else:
+            inode = task.kernel.vfs.lookup(task, None, name).inode
+            if inode.format != stats.S_IFSOCK:
+                raise SyscallError(errno.ECONNREFUSED)
+            inode.check(task.creds, _MAY_WRITE)
+            found = stack.paths.get(_key(inode))
+        if found is None:
+            raise SyscallError(errno.ECONNREFUSED)
+        if found.type != self.type:
+            raise SyscallError(errno.EPROTOTYPE)
+        return found
+
+    def name(self) -> bytes:
+        """See Socket."""
+        return pack_unix(self.bound)
+
+    # Receiving messages.
+
+    def receive_packet(self, count: int, flags: int) -> Received:
+        """Take (or look at) the first message, which is there."""
+        packet = self.incoming[0]
+        peek = bool(flags & MSG_PEEK)
+        found = Received(
+            packet.data[:count], len(packet.data), pack_unix(packet.address) if packet.address else b"",
+            packet.take_files(peek), packet.creds,
+        )  # fmt: skip
+        if not peek:
+            self.incoming.popleft()
+            self.consumed(packet)
+        return found
+
+    def consumed(self, packet: Packet) -> None:
+        """Let the sender know that its message is gone."""
+        sender = packet.sender
+        sender.used -= packet.cost
+        if sender.can_send():
+            sender.queue.notify(POLLOUT | POLLWRNORM | POLLWRBAND)
+
+    def can_send(self) -> bool:
+        """Tell whether writing is worth a try: poll's idea of room, a quarter of the buffer in use at most."""
+        return self.used * 4 <= self.options.send_buffer
+
+    def pending_bytes(self) -> int:
+        """See Socket: everything of a stream, the first of messages."""
+        if self.is_stream:
+            return sum(len(packet.data) - packet.start for packet in self.incoming)
+        return len(self.incoming[0].data) if self.incoming else 0
+
+    def unsent_bytes(self) -> int:
+        """See Socket."""
+        return self.used
+
+    def poll_common(self) -> int:
+        """Return what holds of every kind: directions that are closed, messages, a pending error."""
+        events = 0x8 if self.error else 0
+        if self.shut == SHUT_BOTH:
+            events |= POLLHUP
+        if self.shut & SHUT_RECEIVE:
+            events |= POLLRDHUP | POLLIN | POLLRDNORM
+        if self.incoming:
+            events |= POLLIN | POLLRDNORM
+        return events
+
+    def close_directions(self, how: int) -> None:
+        """Close directions of this end, and tell who waits."""
+        self.shut |= how
+        self.queue.notify(POLLIN | POLLRDNORM | POLLRDHUP | POLLOUT | (POLLHUP if self.shut == SHUT_BOTH else 0))
+
+    # Options, the end.
+
+    def get_option(self, level: int, name: int) -> bytes:
+        """See Socket."""
+        if level == opt.SOL_SOCKET:
+            if name == opt.SO_PEERCRED:
+                return struct.pack("<3i", *self.peer_creds) if self.peer_creds is not None else _NOBODY
+            if name == opt.SO_PEERGROUPS:
+                if self.peer_creds is None:
+                    raise SyscallError(errno.ENODATA)
+                return b""
+        return super().get_option(level, name)
+
+    def sender_creds(self, named: UCred | None) -> UCred:
+        """Return the credentials a message carries: those the sender named, else its own."""
+        if named is not None:
+            return named
+        current = self.kernel.current
+        return credentials_of(current) if current is not None else self.creds
+
+    def release(self) -> None:
+        """See OpenFile: the name is free; a path stays until it is unlinked."""
+        stack = stack_of(self.kernel)
+        if self.path_key is not None:
+            stack.paths.pop(self.path_key, None)
+        elif self.bound and stack.abstract.get(self.bound) is self:
+            del stack.abstract[self.bound]
+        waiting, self.incoming = self.incoming, deque()
+        for packet in waiting:
+            discard(packet.take_files(False))
+            self.consumed(packet)
+        super().release()
+
+
+def _key(inode: "Inode") -> tuple[int, int]:
+    stat = inode.stat()
+    return (stat.dev, stat.ino)
+
+
+def opposite(how: int) -> int:
+    """Return what the other end loses when this end closes ``how``."""
+    return (SHUT_SEND if how & SHUT_RECEIVE else 0) | (SHUT_RECEIVE if how & SHUT_SEND else 0)
