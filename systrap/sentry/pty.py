@@ -210,7 +210,7 @@ class Pty(Terminal):
         return bytes(found)
 
     def hang_up(self) -> None:
-        """The master is gone: the session's foreground gets SIGHUP, readers the end of file."""
+        """Note that the master is gone: the session's foreground gets SIGHUP, readers the end of file."""
         self.master_open = False
         _ptys.pop((id(self.kernel), self.number), None)
         session = self.session
