@@ -181,35 +181,41 @@ class Node(Inode):
         own.nlink += change
         own.ctime = coarse_now()
 
+    def _all_xattrs(self) -> dict[bytes, bytes]:
+        """Return the extended attributes: the host's, read once, as they were changed since."""
+        if self.xattrs is None:
+            self.xattrs = _host_xattrs(self.lower) if self.lower is not None else {}
+        return self.xattrs
+
     def get_xattr(self, name: bytes) -> bytes:
         """See Inode."""
-        if self.xattrs is None or name not in self.xattrs:
-            raise SyscallError(errno.ENODATA)
-        return self.xattrs[name]
+        try:
+            return self._all_xattrs()[name]
+        except KeyError:
+            raise SyscallError(errno.ENODATA) from None
 
     def list_xattrs(self) -> list[bytes]:
         """See Inode."""
-        return list(self.xattrs or ())
+        return list(self._all_xattrs())
 
     def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
-        """See Inode: user attributes only, as on tmpfs."""
-        if not name.startswith((b"user.", b"trusted.", b"security.")):
+        """See Inode: as on tmpfs, but for access control lists."""
+        if name.startswith(b"system."):
             raise SyscallError(errno.EOPNOTSUPP)
-        there = self.xattrs is not None and name in self.xattrs
-        if flags == 1 and there:
+        there = name in self._all_xattrs()
+        if flags & 1 and there:
             raise SyscallError(errno.EEXIST)
-        if flags == 2 and not there:
+        if flags & 2 and not there:
             raise SyscallError(errno.ENODATA)
-        self.copy_up()
-        if self.xattrs is None:
-            self.xattrs = {}
-        self.xattrs[name] = value
+        self.copy_up().ctime = coarse_now()
+        self._all_xattrs()[name] = value
 
     def remove_xattr(self, name: bytes) -> None:
         """See Inode."""
-        if self.xattrs is None or name not in self.xattrs:
+        if name not in self._all_xattrs():
             raise SyscallError(errno.ENODATA)
-        del self.xattrs[name]
+        self.copy_up().ctime = coarse_now()
+        del self._all_xattrs()[name]
 
 
 class Regular(Node):
@@ -488,6 +494,18 @@ class HostNode:
 
 
 _KINDS: Final[dict[int, type[Node]]] = {stats.S_IFREG: Regular, stats.S_IFDIR: Directory, stats.S_IFLNK: Symlink}
+
+
+def _host_xattrs(path: bytes) -> dict[bytes, bytes]:
+    """Return the extended attributes of a host file that guests see: not its access control lists (limits.md)."""
+    found = {}
+    try:
+        for name in os.listxattr(path, follow_symlinks=False):
+            if not name.startswith("system."):
+                found[os.fsencode(name)] = os.getxattr(path, name, follow_symlinks=False)
+    except OSError:
+        return found
+    return found
 
 
 def _host_type(entry: "os.DirEntry[bytes]") -> int:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from systrap.sentry.task import Task
 
 AT_EACCESS: Final = 0x200
+_S_ISUID: Final = 0o4000
+_S_ISGID: Final = 0o2000
+_S_IXGRP: Final = 0o010
 _UTIME_NOW: Final = (1 << 30) - 1
 _UTIME_OMIT: Final = (1 << 30) - 2
 
@@ -28,7 +31,8 @@ def _require_owner(task: Task, inode: Inode) -> None:
         raise SyscallError(errno.EPERM)
 
 
-def _chmod(task: Task, inode: Inode, mode: int) -> int:
+def change_mode(task: Task, inode: Inode, mode: int) -> int:
+    """Set the permission bits as ``task`` may. EPERM."""
     _require_owner(task, inode)
     if task.creds.fsuid != 0 and not task.creds.in_group(inode.stat().gid):
         mode &= ~0o2000
@@ -52,19 +56,19 @@ def _file_inode(task: Task, fd: int) -> Inode:
 @syscall("chmod")
 def sys_chmod(task: Task, path: addr, mode: u32) -> Result:
     """chmod(2)."""
-    return _chmod(task, resolve(task, AT_FDCWD, path).inode, mode)
+    return change_mode(task, resolve(task, AT_FDCWD, path).inode, mode)
 
 
 @syscall("fchmod")
 def sys_fchmod(task: Task, fd: i32, mode: u32) -> Result:
     """fchmod(2)."""
-    return _chmod(task, _file_inode(task, fd), mode)
+    return change_mode(task, _file_inode(task, fd), mode)
 
 
 @syscall("fchmodat")
 def sys_fchmodat(task: Task, dirfd: i32, path: addr, mode: u32) -> Result:
     """fchmodat(2)."""
-    return _chmod(task, resolve(task, dirfd, path).inode, mode)
+    return change_mode(task, resolve(task, dirfd, path).inode, mode)
 
 
 @syscall("fchmodat2")
@@ -75,7 +79,7 @@ def sys_fchmodat2(task: Task, dirfd: i32, path: addr, mode: u32, flags: u32) -> 
     inode = resolve(task, dirfd, path, flags).inode
     if inode.is_symlink:
         raise SyscallError(errno.EOPNOTSUPP)
-    return _chmod(task, inode, mode)
+    return change_mode(task, inode, mode)
 
 
 def _chown(task: Task, inode: Inode, uid: int, gid: int) -> int:
@@ -86,8 +90,9 @@ def _chown(task: Task, inode: Inode, uid: int, gid: int) -> int:
         if gid not in (-1, found.gid) and not creds.in_group(gid):
             raise SyscallError(errno.EPERM)
     inode.chown(uid, gid)
-    if stats.S_ISREG(found.mode) and found.mode & 0o6000 and creds.fsuid != 0:
-        inode.chmod(found.mode & 0o1777)
+    drops = _S_ISUID | (_S_ISGID if found.mode & _S_IXGRP or not (creds.fsuid == 0 or creds.in_group(found.gid)) else 0)
+    if found.mode & drops and not stats.S_ISDIR(found.mode):
+        inode.chmod(found.mode & 0o7777 & ~drops)
     return 0
 
 
@@ -181,17 +186,18 @@ def sys_utimensat(task: Task, dirfd: i32, path: addr, times: addr, flags: i32) -
     """utimensat(2)."""
     if flags & ~(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH):
         raise SyscallError(errno.EINVAL)
+    fields = struct.unpack("<4q", task.mm.read(times, 32)) if times else (0, _UTIME_NOW, 0, _UTIME_NOW)
+    if fields[1] == fields[3] == _UTIME_OMIT:
+        return 0
+    if path or dirfd == AT_FDCWD:
+        inode = resolve(task, dirfd, path, flags).inode
+    elif flags:
+        raise SyscallError(errno.EINVAL)
+    else:
+        inode = _file_inode(task, dirfd)
     now = coarse_now()
-    atime: int | None = now
-    mtime: int | None = now
-    by_writer = True
-    if times:
-        fields = struct.unpack("<4q", task.mm.read(times, 32))
-        atime, mtime = _spec_time(fields[0], fields[1], now), _spec_time(fields[2], fields[3], now)
-        by_writer = fields[1] == fields[3] == _UTIME_NOW
-    if path:
-        return _utimens(task, resolve(task, dirfd, path, flags).inode, atime, mtime, by_writer)
-    return _utimens(task, _file_inode(task, dirfd), atime, mtime, by_writer)
+    atime, mtime = _spec_time(fields[0], fields[1], now), _spec_time(fields[2], fields[3], now)
+    return _utimens(task, inode, atime, mtime, fields[1] == fields[3] == _UTIME_NOW)
 
 
 def _spec_time(seconds: int, nanos: int, now: int) -> int | None:
@@ -212,7 +218,7 @@ def _utimes(task: Task, dirfd: int, path: int, times: int) -> int:
         if not (0 <= fields[1] < 1_000_000 and 0 <= fields[3] < 1_000_000):
             raise SyscallError(errno.EINVAL)
         atime, mtime = (fields[0] * 1_000_000 + fields[1]) * 1000, (fields[2] * 1_000_000 + fields[3]) * 1000
-    inode = resolve(task, dirfd, path).inode if path else _file_inode(task, dirfd)
+    inode = resolve(task, dirfd, path).inode if path or dirfd == AT_FDCWD else _file_inode(task, dirfd)
     return _utimens(task, inode, atime, mtime, not times)
 
 

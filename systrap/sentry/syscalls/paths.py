@@ -26,9 +26,10 @@ _DEVICE_KINDS: Final = (stats.S_IFCHR, stats.S_IFBLK)
 
 def resolve(task: Task, dirfd: int, path: int, flags: int = 0) -> Location:
     """Return what a …at call means: ``path`` is a guest address; AT_EMPTY_PATH and AT_SYMLINK_NOFOLLOW are honoured."""
-    name = task.mm.read_string(path) if path else b""
+    empty = flags & AT_EMPTY_PATH
+    name = b"" if empty and not path else task.mm.read_string(path)
     vfs = task.kernel.vfs
-    if not name and flags & AT_EMPTY_PATH:
+    if empty and not name:
         return vfs.directory(task, dirfd)
     return vfs.lookup(task, vfs.at(task, dirfd, name), name, not flags & AT_SYMLINK_NOFOLLOW)
 
@@ -251,9 +252,10 @@ def sys_readlinkat(task: Task, dirfd: i32, path: addr, buffer: addr, size: i32) 
 def _readlink(task: Task, dirfd: int, path: int, buffer: int, size: int) -> int:
     if size <= 0:
         raise SyscallError(errno.EINVAL)
-    found = resolve(task, dirfd, path, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)
+    flags = AT_SYMLINK_NOFOLLOW | (AT_EMPTY_PATH if path and dirfd != AT_FDCWD else 0)
+    found = resolve(task, dirfd, path, flags)
     if not found.inode.is_symlink:
-        raise SyscallError(errno.EINVAL)
+        raise SyscallError(errno.EINVAL if task.mm.read_string(path) else errno.ENOENT)
     target = found.inode.readlink()[:size]
     task.mm.write(buffer, target)
     return len(target)

@@ -8,6 +8,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError
+from systrap.sentry.file import O_PATH
 from systrap.sentry.fs.contents import DirectoryFile, PathFile
 from systrap.sentry.fs.inode import Inode, Stat
 from systrap.sentry.syscalls.paths import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, resolve
@@ -120,7 +121,7 @@ def sys_fstatfs(task: Task, fd: i32, buffer: addr) -> Result:
 def _getdents(task: Task, fd: int, buffer: int, size: int, old: bool) -> int:
     file = task.fds.get(fd)
     if not isinstance(file, DirectoryFile):
-        raise SyscallError(errno.ENOTDIR)
+        raise SyscallError(errno.EBADF if file.flags & O_PATH else errno.ENOTDIR)
     entries = file.entries()
     packed: list[bytes] = []
     total = 0
