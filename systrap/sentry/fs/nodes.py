@@ -529,12 +529,10 @@ def new_tree(memory: "MemoryFile", dev: int, mode: int, uid: int = 0, gid: int =
     return root
 
 
-def host_overlay(memory: "MemoryFile", dev: int, path: bytes) -> Directory:
-    """Return the root of an overlay over a host directory."""
+def host_overlay(memory: "MemoryFile", dev: int, path: bytes) -> Node:
+    """Return the root of an overlay over a host directory, or over a single file."""
     fs = FileSystem(memory, dev)
     found = os.lstat(path)
-    root = Directory(fs, stats.S_IFDIR)
-    root.lower = b"" if path == b"/" else path
-    root.host_stat = found
+    root = fs.host_node(b"" if path == b"/" else path, found)
     fs.changed[found.st_dev, found.st_ino] = root
     return root

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from systrap.sentry.task import Task
 
 AT_FDCWD: Final = -100
+_TMP: Final = b"/tmp/"
+_ENDS_A_PATH: Final = b" \t\n'\"`;|&()<>$*?[]{},"
 _S_ISVTX: Final = 0o1000
 _RENAME_NOREPLACE: Final = 1
 _RENAME_EXCHANGE: Final = 2
@@ -75,10 +77,27 @@ class VFS:
         self._mount(b"/sys", sysfs.mount_root(self.kernel), "sysfs")
 
     def _shown(self) -> list[bytes]:
-        """Return directories below the fresh /tmp that the run refers to: they are shown (read-only underneath) all the same."""
+        """Return what the run refers to below the fresh /tmp: it is shown (read-only underneath) all the same.
+
+        That is the working directory, the program's directory, the places the command line names, and HOME and TMPDIR.
+        """
         config = self.kernel.config
-        wanted = {config.cwd, os.path.dirname(os.path.realpath(config.path))}
-        return sorted(path for path in wanted if path.startswith(b"/tmp/") and os.path.isdir(path))
+        named = {config.cwd, os.path.dirname(os.path.realpath(config.path))}
+        for word in config.argv:
+            named |= _places_in(word)
+        for setting in config.env:
+            if setting.startswith((b"HOME=", b"TMPDIR=")):
+                named.add(setting.partition(b"=")[2])
+        found: list[bytes] = []
+        for path in sorted(os.path.normpath(path) for path in named):
+            if not path.startswith(_TMP) or not os.path.lexists(path):
+                continue
+            folder = path if os.path.isdir(path) else os.path.dirname(path)
+            place = path if folder + b"/" == _TMP else folder
+            if not any(place == other or place.startswith(other + b"/") for other in found):
+                found = [other for other in found if not other.startswith(place + b"/")]
+                found.append(place)
+        return found
 
     def _mount(self, path: bytes, inode: Inode, kind: str) -> None:
         """Cover a directory below the root, if it is there."""
@@ -383,6 +402,19 @@ class VFS:
                 raise SyscallError(errno.ENOTEMPTY)
         elif moved.is_directory:
             raise SyscallError(errno.ENOTDIR)
+
+
+def _places_in(word: bytes) -> set[bytes]:
+    """Return the paths below /tmp that a word of the command line contains; a script's text may name several."""
+    places: set[bytes] = set()
+    start = word.find(_TMP)
+    while start >= 0:
+        end = start
+        while end < len(word) and word[end] not in _ENDS_A_PATH:
+            end += 1
+        places.add(word[start:end])
+        start = word.find(_TMP, end)
+    return places
 
 
 def new_unnamed(directory: Directory, task: "Task", mode: int) -> Regular:
