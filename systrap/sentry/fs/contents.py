@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_APPEND, OpenFile
+from systrap.sentry.fs import notify
 from systrap.sentry.fs.inode import Location, Stat, from_host
 from systrap.sentry.mappable import Backing, Mappable
 
@@ -100,11 +101,19 @@ class PathFile(OpenFile):
 
         return os.fsdecode(full_path(self.location))
 
+    def release(self) -> None:
+        """See OpenFile: tells those who watch the file."""
+        if notify.watched:
+            notify.at(self.location, notify.IN_CLOSE_WRITE if self.writable else notify.IN_CLOSE_NOWRITE)
+
 
 class OPathFile(PathFile):
     """What O_PATH opens: a place, and no contents."""
 
     __slots__ = ()
+
+    def release(self) -> None:
+        """See OpenFile: nobody is told of places."""
 
 
 class _Seekable(PathFile):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from systrap.sentry.task import Task
 
 _COPY_CHUNK: Final = 1 << 20
+_TMPFS_MAGIC: Final = 0x01021994
 _CLOCK_REALTIME_COARSE: Final = 5
 _S_ISVTX: Final = 0o1000
 _S_ISGID: Final = 0o2000
@@ -49,6 +50,7 @@ class FileSystem:
     def __init__(self, memory: "MemoryFile", dev: int) -> None:
         self.memory = memory
         self.dev = dev
+        self.in_memory = False
         self.changed: dict[tuple[int, int], Node] = {}
         self.known: weakref.WeakValueDictionary[tuple[int, int], Node] = weakref.WeakValueDictionary()
 
@@ -127,6 +129,10 @@ class Node(Inode):
             self.fs.dev, own.ino, own.mode | self.kind, own.nlink, own.uid, own.gid, own.rdev, size, BLOCK_SIZE, blocks,
             own.atime, own.mtime, own.ctime, own.btime,
         )  # fmt: skip
+
+    def statfs_magic(self) -> int:
+        """See Inode."""
+        return _TMPFS_MAGIC if self.fs.in_memory else super().statfs_magic()
 
     def _size(self) -> tuple[int, int]:
         """Return size and 512-byte blocks of a node with attributes of its own."""
@@ -524,6 +530,7 @@ def _host_type(entry: "os.DirEntry[bytes]") -> int:
 def new_tree(memory: "MemoryFile", dev: int, mode: int, uid: int = 0, gid: int = 0) -> Directory:
     """Return the root of a new, empty tree in memory (tmpfs)."""
     root = Directory(FileSystem(memory, dev), stats.S_IFDIR)
+    root.fs.in_memory = True
     root.own = Attributes(mode, uid, gid)
     root.own.nlink = 2
     return root

@@ -25,7 +25,7 @@ from systrap.sentry.file import (
     O_WRONLY,
     OpenFile,
 )
-from systrap.sentry.fs import places
+from systrap.sentry.fs import notify, places
 from systrap.sentry.fs.contents import OPathFile, PathFile
 from systrap.sentry.fs.hostrw import HostInode
 from systrap.sentry.fs.inode import MAY_EXEC, MAY_READ, MAY_WRITE, Inode, Location
@@ -229,6 +229,10 @@ class VFS:
         inode = location.inode
         if flags & O_TRUNC and inode.format == stats.S_IFREG:
             inode.truncate(0)
+        if notify.watched:
+            notify.at(location, notify.IN_OPEN)
+            if flags & O_TRUNC:
+                notify.at(location, notify.IN_MODIFY)
         magic = inode.follow(task) if inode.is_symlink else None
         return (magic or location).inode.open(task, magic or location, flags)
 
@@ -265,6 +269,7 @@ class VFS:
     def _create(self, task: "Task", walk: Walk, mode: int, rdev: int = 0) -> Location:
         directory = self._parent_for_change(task, walk)
         inode = directory.create(walk.name, mode, task.creds, rdev)
+        notify.named(walk.parent, walk.name, inode, notify.IN_CREATE)
         return Location(inode, walk.parent, walk.name)
 
     def make(self, task: "Task", at: Location | None, path: Path, mode: int, rdev: int = 0) -> Location:
@@ -284,6 +289,7 @@ class VFS:
         if walk.trailing_slash:
             raise SyscallError(errno.ENOENT)
         self._parent_for_change(task, walk).symlink(walk.name, target, task.creds)
+        notify.named(walk.parent, walk.name, None, notify.IN_CREATE)
 
     def link(self, task: "Task", source: Location, at: Location | None, path: Path) -> None:
         """Give a file another name."""
@@ -295,6 +301,8 @@ class VFS:
         if source.inode.is_directory:
             raise SyscallError(errno.EPERM)
         self._parent_for_change(task, walk).link(walk.name, source.inode)
+        notify.tell(source.inode, notify.IN_ATTRIB)
+        notify.named(walk.parent, walk.name, None, notify.IN_CREATE)
 
     def _removable(self, task: "Task", walk: Walk) -> Location:
         """Return what is to be removed, after the checks all removals share: sticky directories, mount points."""
@@ -324,6 +332,8 @@ class VFS:
             raise SyscallError(errno.ENOTDIR)
         if walk.parent is not None:
             walk.parent.inode.unlink(walk.name)
+            notify.unlinked(found.inode)
+            notify.named(walk.parent, walk.name, found.inode, notify.IN_DELETE)
 
     def rmdir(self, task: "Task", at: Location | None, path: Path) -> None:
         """Remove an empty directory."""
@@ -337,6 +347,8 @@ class VFS:
             raise SyscallError(errno.ENOTDIR)
         if walk.parent is not None:
             walk.parent.inode.rmdir(walk.name)
+            notify.unlinked(found.inode)
+            notify.named(walk.parent, walk.name, found.inode, notify.IN_DELETE)
 
     def rename(
         self, task: "Task", at: Location | None, path: Path, new_at: Location | None, new_path: Path, flags: int
@@ -366,6 +378,9 @@ class VFS:
                     entry.inode.check(task.creds, MAY_WRITE)
         old.parent.inode.rename(old.name, target, new.name, exchange)
         places.note_move(moved.inode, new.parent, new.name)
+        notify.moved((old.parent, old.name), (new.parent, new.name), moved.inode)
+        if new.found is not None and not exchange:
+            notify.unlinked(new.found.inode)
         if new.found is not None and exchange:
             places.note_move(new.found.inode, old.parent, old.name)
 

@@ -5,7 +5,7 @@ from typing import Final
 
 _SUBJECTS: Final = (
     "memory", "process", "prctl", "signals", "time", "futex", "ids", "sched", "misc", "files", "fileops", "fcntl", "splice",
-    "paths", "attributes", "stat", "xattr", "pipes", "poll", "eventfds", "sockets",
+    "paths", "attributes", "stat", "xattr", "pipes", "poll", "eventfds", "inotify", "sockets",
 )  # fmt: skip
 
 

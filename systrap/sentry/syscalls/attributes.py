@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_PATH
+from systrap.sentry.fs import notify
 from systrap.sentry.fs.contents import PathFile
 from systrap.sentry.fs.inode import MAY_EXEC, MAY_READ, MAY_WRITE, Inode
 from systrap.sentry.fs.nodes import coarse_now
@@ -37,6 +38,7 @@ def change_mode(task: Task, inode: Inode, mode: int) -> int:
     if task.creds.fsuid != 0 and not task.creds.in_group(inode.stat().gid):
         mode &= ~0o2000
     inode.chmod(mode & 0o7777)
+    notify.attributes(inode)
     return 0
 
 
@@ -90,6 +92,7 @@ def _chown(task: Task, inode: Inode, uid: int, gid: int) -> int:
         if gid not in (-1, found.gid) and not creds.in_group(gid):
             raise SyscallError(errno.EPERM)
     inode.chown(uid, gid)
+    notify.attributes(inode)
     drops = _S_ISUID | (_S_ISGID if found.mode & _S_IXGRP or not (creds.fsuid == 0 or creds.in_group(found.gid)) else 0)
     if found.mode & drops and not stats.S_ISDIR(found.mode):
         inode.chmod(found.mode & 0o7777 & ~drops)
@@ -127,11 +130,13 @@ def sys_truncate(task: Task, path: addr, length: i64) -> Result:
     """truncate(2)."""
     if length < 0:
         raise SyscallError(errno.EINVAL)
-    inode = resolve(task, AT_FDCWD, path).inode
+    found = resolve(task, AT_FDCWD, path)
+    inode = found.inode
     if inode.is_directory:
         raise SyscallError(errno.EISDIR)
     inode.check(task.creds, MAY_WRITE)
     inode.truncate(length)
+    notify.at(found, notify.IN_MODIFY)
     return 0
 
 
@@ -178,6 +183,7 @@ def _utimens(task: Task, inode: Inode, atime: int | None, mtime: int | None, by_
             raise SyscallError(errno.EPERM)
         inode.check(task.creds, MAY_WRITE)
     inode.utimens(atime, mtime)
+    notify.attributes(inode)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_ASYNC, O_NONBLOCK, OpenFile
 from systrap.sentry.fs.inode import BLOCK_SIZE
+from systrap.sentry.fs.notify import IN_MODIFY, on_file
 from systrap.sentry.limits import INFINITY, RLIMIT_FSIZE
 from systrap.sentry.pages import PageStore
 from systrap.sentry.syscalls.files import open_file, readable_file, writable_file
@@ -136,6 +137,7 @@ def sys_ftruncate(task: Task, fd: i32, length: i64) -> Result:
         raise SyscallError(errno.EINVAL)
     check_length(task, length)
     file.truncate(length)
+    on_file(file, IN_MODIFY)
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError, WouldBlockError
 from systrap.sentry.file import O_CLOEXEC, O_PATH, OpenFile
+from systrap.sentry.fs.notify import IN_ACCESS, IN_MODIFY, on_file, watched
 from systrap.sentry.limits import INFINITY, RLIMIT_FSIZE
 from systrap.sentry.syscalls.table import Result, Running, addr, i32, i64, syscall, u32, u64
 from systrap.sentry.syscalls.transfer import (
@@ -82,6 +83,8 @@ def sys_read(task: Task, fd: i32, buffer: addr, count: u64) -> Result | Running:
         if not done:
             raise
         return done
+    if watched and data:
+        on_file(file, IN_ACCESS)
     return len(data)
 
 
@@ -107,6 +110,8 @@ def sys_write(task: Task, fd: i32, buffer: addr, count: u64) -> Result | Running
         return write_rest(task, file, data, 0)
     except SyscallError as error:
         raise write_failed(task, error) from None
+    if watched:
+        on_file(file, IN_MODIFY)
     if done < len(data) and not file.nonblocking and is_stream(file):
         return write_rest(task, file, data, done)
     return done

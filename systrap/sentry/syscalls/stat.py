@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_PATH
+from systrap.sentry.fs import notify
 from systrap.sentry.fs.contents import DirectoryFile, PathFile
 from systrap.sentry.fs.inode import Inode, Stat
 from systrap.sentry.syscalls.paths import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, resolve
@@ -123,6 +124,8 @@ def _getdents(task: Task, fd: int, buffer: int, size: int, old: bool) -> int:
     if not isinstance(file, DirectoryFile):
         raise SyscallError(errno.EBADF if file.flags & O_PATH else errno.ENOTDIR)
     entries = file.entries()
+    if notify.watched:
+        notify.at(file.location, notify.IN_ACCESS)
     packed: list[bytes] = []
     total = 0
     position = file.offset

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from systrap.sentry.errors import Interrupted, SyscallError, WouldBlockError
 from systrap.sentry.eventfd import AnonymousFile
 from systrap.sentry.file import O_APPEND, O_PATH, OpenFile, drop
+from systrap.sentry.fs.notify import IN_ACCESS, IN_MODIFY, on_file, watched
 from systrap.sentry.limits import INFINITY, RLIMIT_FSIZE
 from systrap.sentry.mm_io import MAX_IO
 from systrap.sentry.wait import wait
@@ -157,6 +158,8 @@ def _read_now(task: Task, file: OpenFile, segments: Segments, total: int) -> int
             raise
         moved = _scatter(task.mm, segments, data)
         done += moved
+        if watched and moved:
+            on_file(file, IN_ACCESS)
         if moved < len(data):
             if not file.pollable:
                 file.offset -= len(data) - moved
@@ -192,6 +195,8 @@ def read_at(task: Task, file: OpenFile, segments: Segments, offset: int) -> int:
             raise
         moved = _scatter(task.mm, segments, data)
         done += moved
+        if watched and moved:
+            on_file(file, IN_ACCESS)
         if moved < len(data) and not done:
             raise SyscallError(errno.EFAULT)
         if moved < want or done >= total:
@@ -269,19 +274,13 @@ def write_segments(task: Task, file: OpenFile, segments: Segments, nowait: bool 
                 return done
             raise
         try:
-            if not file.pollable:
-                data = check_file_size(task, file, data, None)
-            moved = file.write(data)
-        except WouldBlockError:
-            if done and nowait:
-                return done
-            if nowait:
-                raise
-            moved = 0
+            moved = _write_piece(task, file, data)
         except SyscallError as error:
-            if done:
+            if done and (nowait or not isinstance(error, WouldBlockError)):
                 return done
-            raise write_failed(task, error) from None
+            if nowait or not isinstance(error, WouldBlockError):
+                raise write_failed(task, error) from None
+            moved = 0
         if moved < len(data):
             if nowait or not is_stream(file):
                 return done + moved
@@ -291,6 +290,16 @@ def write_segments(task: Task, file: OpenFile, segments: Segments, nowait: bool 
             return done
         segments = _skip(segments, moved)
     return done
+
+
+def _write_piece(task: Task, file: OpenFile, data: bytes) -> int:
+    """Write what can be written at once."""
+    if not file.pollable:
+        data = check_file_size(task, file, data, None)
+    moved = file.write(data)
+    if watched:
+        on_file(file, IN_MODIFY)
+    return moved
 
 
 async def _write_all(task: Task, file: OpenFile, segments: Segments, done: int, data: bytes, moved: int) -> int:
@@ -362,6 +371,8 @@ def write_at(task: Task, file: OpenFile, segments: Segments, offset: int, append
             data, whole = _gather(task.mm, segments, CHUNK)
             data = check_file_size(task, file, data, offset + done)
             moved = file.pwrite(data, offset + done)
+            if watched:
+                on_file(file, IN_MODIFY)
         except SyscallError:
             if done:
                 return done
