@@ -1,5 +1,5 @@
 """inotify: what each change of a directory and its files tells."""
-# ruff: noqa: ANN001, E701, E702, PTH, SIM115 - a list of calls
+# ruff: noqa: ANN001, E701, E702, SIM115 - a list of calls
 
 import ctypes
 import os
