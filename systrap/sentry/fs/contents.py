@@ -251,7 +251,7 @@ class MemoryFileHandle(_Seekable):
     def __init__(
         self, location: Location, flags: int, node: "Regular", store: "PageStore", strips: bool = False
     ) -> None:
-        """Take a node and its contents. ``strips``: who opened it has no power over set-id bits; a change of the contents takes them away."""
+        """Take a node and its contents. ``strips``: changing them takes set-id bits away, since the opener has no power over these."""
         super().__init__(location, flags)
         self.node = node
         self.store = store

@@ -8,7 +8,18 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError
-from systrap.sentry.file import O_ACCMODE, O_CLOEXEC, O_CREAT, O_DIRECTORY, O_TMPFILE, O_TRUNC, O_WRONLY, OpenFile, drop
+from systrap.sentry.file import (
+    O_ACCMODE,
+    O_CLOEXEC,
+    O_CREAT,
+    O_DIRECTORY,
+    O_NOFOLLOW,
+    O_TMPFILE,
+    O_TRUNC,
+    O_WRONLY,
+    OpenFile,
+    drop,
+)
 from systrap.sentry.fs.inode import MAY_EXEC, Location
 from systrap.sentry.pipe import PipeEnd, fifo_open_wait
 from systrap.sentry.syscalls.table import Result, addr, i32, syscall, u32, u64
@@ -94,7 +105,9 @@ async def sys_openat2(task: Task, dirfd: i32, path: addr, how: addr, size: u64) 
     known = O_ACCMODE | 0o77777777
     if flags & ~known or mode & ~0o7777 or (mode and not flags & (O_CREAT | O_TMPFILE)):
         raise SyscallError(errno.EINVAL)
-    if restrict & ~confined.KNOWN or restrict & confined.BENEATH and restrict & confined.IN_ROOT:
+    if flags & O_PATH and flags & ~(O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC):
+        raise SyscallError(errno.EINVAL)
+    if restrict & ~confined.KNOWN or (restrict & confined.BENEATH and restrict & confined.IN_ROOT):
         raise SyscallError(errno.EINVAL)
     if restrict & confined.CACHED and flags & (O_TRUNC | O_CREAT | O_TMPFILE & ~O_DIRECTORY):
         raise SyscallError(errno.EAGAIN)
