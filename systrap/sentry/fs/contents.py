@@ -251,7 +251,7 @@ class MemoryFileHandle(_Seekable):
     def __init__(
         self, location: Location, flags: int, node: "Regular", store: "PageStore", strips: bool = False
     ) -> None:
-        """Take a node and its contents. ``strips``: changing them takes set-id bits away, since the opener has no power over these."""
+        """Take a node and its contents. ``strips``: a change takes set-id bits away: the opener has no power over them."""
         super().__init__(location, flags)
         self.node = node
         self.store = store

@@ -14,6 +14,7 @@ from systrap.sentry.file import (
     O_CREAT,
     O_DIRECTORY,
     O_NOFOLLOW,
+    O_PATH,
     O_TMPFILE,
     O_TRUNC,
     O_WRONLY,
