@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import OpenFile
 from systrap.sentry.fs import proc_memory, proc_status
+from systrap.sentry.fs.contents import DirectoryFile
 from systrap.sentry.fs.inode import Inode, Location
 from systrap.sentry.fs.reopen import link_text, location_of
 from systrap.sentry.fs.synthetic import Directory, Link, SyntheticInode, TextInode, ino_of, tree
@@ -133,6 +134,13 @@ class ProcessDirectory(ThreadDirectory):
         if name == b"task":
             return TaskDirectory(self.task.group, ino)
         return super().directory(name, ino)
+
+
+def group_of_directory(file: OpenFile) -> "ThreadGroup | None":
+    """Return the process whose /proc/PID a descriptor has open; None for other descriptors."""
+    if isinstance(file, DirectoryFile) and isinstance(file.location.inode, ProcessDirectory):
+        return file.location.inode.task.group
+    return None
 
 
 class TaskDirectory(Directory):
