@@ -12,7 +12,7 @@ from systrap.host.sys import PAGE_SIZE
 from systrap.sentry import elf
 from systrap.sentry.elf import Image, ImageError
 from systrap.sentry.errors import SyscallError
-from systrap.sentry.file import O_RDONLY, OpenFile, drop
+from systrap.sentry.file import OpenFile, drop
 from systrap.sentry.mm import MemoryManager
 from systrap.sentry.mm_limits import RLIMIT_STACK, DefaultLimits
 from systrap.sentry.mm_map import MAP_ANONYMOUS, MAP_DENYWRITE, MAP_FIXED, MAP_PRIVATE, page_up
@@ -88,7 +88,7 @@ def load(
 
 def _open(kernel: "Kernel", task: "Task", path: str, held: list[OpenFile]) -> OpenFile:
     """Open a file to execute and hold it until the end of load()."""
-    file = kernel.vfs.open(task, task.fs.cwd, path, O_RDONLY, 0)
+    file = kernel.vfs.open_exec(task, task.fs.cwd, path)
     file.refs += 1
     held.append(file)
     return file

@@ -115,7 +115,7 @@ class Disk:
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = files
 
-    def open(self, task: object, at: object, path: str, flags: int, mode: int) -> OpenFile:
+    def open_exec(self, task: object, at: object, path: str) -> OpenFile:
         if path in self.files:
             return DiskFile(self.files[path])
         try:

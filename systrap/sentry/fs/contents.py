@@ -246,12 +246,16 @@ class LowerFile(HostFile):
 class MemoryFileHandle(_Seekable):
     """A regular file whose contents are in memory."""
 
-    __slots__ = ("node", "store")
+    __slots__ = ("node", "store", "strips")
 
-    def __init__(self, location: Location, flags: int, node: "Regular", store: "PageStore") -> None:
+    def __init__(
+        self, location: Location, flags: int, node: "Regular", store: "PageStore", strips: bool = False
+    ) -> None:
+        """Take a node and its contents. ``strips``: a change takes set-id bits away: the opener has no power over them."""
         super().__init__(location, flags)
         self.node = node
         self.store = store
+        self.strips = strips
 
     def stat(self) -> Stat:
         """See OpenFile."""
@@ -283,11 +287,15 @@ class MemoryFileHandle(_Seekable):
         """See OpenFile."""
         count = self.store.write(offset, data)
         self.node.changed()
+        if self.strips:
+            self.node.strip_set_id()
         return count
 
     def truncate(self, length: int) -> None:
         """See OpenFile."""
         self.node.truncate(length)
+        if self.strips:
+            self.node.strip_set_id()
 
     def mappable(self) -> Mappable:
         """See OpenFile."""

@@ -39,6 +39,11 @@ def d_type_of(mode: int) -> int:
     return DT_BY_FORMAT.get(mode & 0o170000, 0)
 
 
+def without_set_id(mode: int) -> int:
+    """Return what a mode becomes when somebody changes the contents: set-id bits that grant anything go."""
+    return mode & ~(0o6000 if mode & 0o010 else 0o4000)
+
+
 class Stat(NamedTuple):
     """Attributes of a file: all that stat and statx tell. Times in nanoseconds since 1970, ``blocks`` of 512 bytes."""
 

@@ -19,7 +19,7 @@ from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_ACCMODE, O_RDONLY, OpenFile
 from systrap.sentry.fs.contents import DirectoryFile, HostContents, LowerFile, MemoryFileHandle
 from systrap.sentry.fs.hostdirs import hidden_devices
-from systrap.sentry.fs.inode import BLOCK_SIZE, Inode, Location, Stat, d_type_of, from_host, new_ino
+from systrap.sentry.fs.inode import BLOCK_SIZE, Inode, Location, Stat, d_type_of, from_host, new_ino, without_set_id
 from systrap.sentry.pages import PageStore
 
 if TYPE_CHECKING:
@@ -270,6 +270,11 @@ class Regular(Node):
                 known.replace(store)
         return self.store
 
+    def strip_set_id(self) -> None:
+        """Take set-id bits away, since somebody without power over them changed the contents."""
+        own = self.copy_up()
+        own.mode = without_set_id(own.mode)
+
     def truncate(self, length: int) -> None:
         """See Inode."""
         store = self.writable_store(keep=length > 0)
@@ -280,7 +285,7 @@ class Regular(Node):
         """See Inode."""
         if self.store is None and flags & O_ACCMODE == O_RDONLY:
             return LowerFile(location, flags, self.host_contents(), self)
-        return MemoryFileHandle(location, flags, self, self.writable_store())
+        return MemoryFileHandle(location, flags, self, self.writable_store(), task.creds.fsuid != 0)
 
 
 class Symlink(Node):

@@ -57,8 +57,7 @@ class Walk:
         """
         if len(path) >= PATH_MAX:
             raise SyscallError(errno.ENAMETOOLONG)
-        root = self._task.fs.root
-        here = root if path.startswith(b"/") else start
+        here = self._start(start, path.startswith(b"/"))
         parts = [part for part in path.split(b"/") if part]
         self.ends_in_slash = path.endswith(b"/")
         self.trailing_slash = self.ends_in_slash or path.endswith(b"/.")
@@ -76,7 +75,7 @@ class Walk:
             last = not parts
             self._enter(here)
             if name == b"..":
-                here = self._above(here, root)
+                here = self._above(here)
                 self.parent, self.name, self.found = here, b"..", here
                 continue
             child = self._child(here, name)
@@ -92,7 +91,7 @@ class Walk:
                     here = self.found = target
                     continue
                 if target.startswith(b"/"):
-                    here = root
+                    here = self._start(here, True)
                 if last and target.endswith(b"/"):
                     self.trailing_slash = self.ends_in_slash = True
                 more = [part for part in target.split(b"/") if part]
@@ -103,10 +102,13 @@ class Walk:
             self.parent, self.name = here, name
             here = self.found = child
 
-    @staticmethod
-    def _above(here: Location, root: Location) -> Location:
+    def _start(self, start: Location, absolute: bool) -> Location:
+        """Return where a path, or the text of a symbolic link, goes on from."""
+        return self._task.fs.root if absolute else start
+
+    def _above(self, here: Location) -> Location:
         """Return what ".." means: the directory above, but never above the root."""
-        return here if here.inode is root.inode else settle(here).parent or here
+        return here if here.inode is self._task.fs.root.inode else settle(here).parent or here
 
     def _enter(self, here: Location) -> None:
         """Check that the walk may go on below a location."""

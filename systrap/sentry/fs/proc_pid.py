@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Final
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import OpenFile
 from systrap.sentry.fs import proc_memory, proc_status
+from systrap.sentry.fs.contents import DirectoryFile
 from systrap.sentry.fs.inode import Inode, Location
 from systrap.sentry.fs.reopen import link_text, location_of
-from systrap.sentry.fs.synthetic import Directory, Link, SyntheticInode, TextInode, ino_of
+from systrap.sentry.fs.synthetic import Directory, Link, SyntheticInode, TextInode, ino_of, tree
+from systrap.sentry.limits import INFINITY
 from systrap.sentry.task import State
 
 if TYPE_CHECKING:
@@ -21,8 +23,27 @@ _COMM_LEN: Final = 15
 
 def process_directory(group: "ThreadGroup") -> Inode:
     """Return /proc/PID."""
-    task = group.leader or group.tasks[0]
-    return ProcessDirectory(task)
+    if group.leader is None:
+        return _init_directory(group)
+    return ProcessDirectory(group.leader)
+
+
+def _init_directory(group: "ThreadGroup") -> Inode:
+    """Return the directory of init, which has no task: it is the kernel that adopts and collects."""
+    pid = group.pid
+    uptime = f"0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0 {INFINITY} " + "0 " * 26 + "0"
+    status = f"Name:\tinit\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t{pid}\nNgid:\t0\nPid:\t{pid}\nPPid:\t0\nTracerPid:\t0\n"
+    ids = "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t64\nGroups:\t\nThreads:\t1\n"
+    texts = {
+        "cgroup": "0::/\n", "cmdline": "/sbin/init\0", "comm": "init\n", "environ": "", "limits": "", "maps": "",
+        "oom_score_adj": "0\n",
+        "stat": f"{pid} (init) S 0 {pid} {pid} {uptime}\n", "statm": "0 0 0 0 0 0 0\n", "status": status + ids, "wchan": "0",
+    }  # fmt: skip
+    return tree(f"pid {pid}", {name: _constant(text.encode()) for name, text in texts.items()})
+
+
+def _constant(text: bytes) -> Callable[[], bytes]:
+    return lambda: text
 
 
 class ThreadDirectory(Directory):
@@ -113,6 +134,13 @@ class ProcessDirectory(ThreadDirectory):
         if name == b"task":
             return TaskDirectory(self.task.group, ino)
         return super().directory(name, ino)
+
+
+def group_of_directory(file: OpenFile) -> "ThreadGroup | None":
+    """Return the process whose /proc/PID a descriptor has open; None for other descriptors."""
+    if isinstance(file, DirectoryFile) and isinstance(file.location.inode, ProcessDirectory):
+        return file.location.inode.task.group
+    return None
 
 
 class TaskDirectory(Directory):

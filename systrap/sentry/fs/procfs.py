@@ -73,7 +73,8 @@ class ProcRoot(Directory):
     def entries(self) -> "list[tuple[bytes, int, int]]":
         """See Inode."""
         found = super().entries()
-        found += [(b"%d" % pid, ino_of("pid", pid), 4) for pid in sorted(self._kernel.groups)]
+        pids = {self._kernel.init.pid, *self._kernel.groups}
+        found += [(b"%d" % pid, ino_of("pid", pid), 4) for pid in sorted(pids)]
         return found
 
 

@@ -28,7 +28,7 @@ from systrap.sentry.file import (
 from systrap.sentry.fs import notify, places
 from systrap.sentry.fs.contents import OPathFile, PathFile
 from systrap.sentry.fs.hostrw import HostInode
-from systrap.sentry.fs.inode import MAY_EXEC, MAY_READ, MAY_WRITE, Inode, Location
+from systrap.sentry.fs.inode import MAY_EXEC, MAY_READ, MAY_WRITE, Inode, Location, without_set_id
 from systrap.sentry.fs.nodes import Directory, Regular, host_overlay, new_tree
 from systrap.sentry.fs.path import Walk
 from systrap.sentry.limits import RLIMIT_NOFILE, remember_host_limit
@@ -139,19 +139,26 @@ class VFS:
 
     # Finding.
 
-    def walk(self, task: "Task", at: Location | None, path: Path, follow: bool, entry: bool = False) -> Walk:
-        """Walk a path (see Walk.run). ENOENT for an empty one."""
+    def walk(
+        self, task: "Task", at: Location | None, path: Path, follow: bool, entry: bool = False, restrict: int = 0
+    ) -> Walk:
+        """Walk a path (see Walk.run); ``restrict``: RESOLVE_… of openat2. ENOENT for an empty one."""
         if isinstance(path, str):
             path = os.fsencode(path)
         if not path:
             raise SyscallError(errno.ENOENT)
-        walk = Walk(task, self.mounts)
+        if restrict:
+            from systrap.sentry.fs.confined import ConfinedWalk
+
+            walk: Walk = ConfinedWalk(task, self.mounts, restrict)
+        else:
+            walk = Walk(task, self.mounts)
         walk.run(at or task.fs.cwd, path, follow, entry)
         return walk
 
-    def lookup(self, task: "Task", at: Location | None, path: Path, follow: bool = True) -> Location:
+    def lookup(self, task: "Task", at: Location | None, path: Path, follow: bool = True, restrict: int = 0) -> Location:
         """Return what is at a path. ENOENT; ENOTDIR when a trailing slash meets no directory."""
-        walk = self.walk(task, at, path, follow)
+        walk = self.walk(task, at, path, follow, restrict=restrict)
         if walk.found is None:
             raise SyscallError(errno.ENOENT)
         if walk.trailing_slash and not walk.found.inode.is_directory:
@@ -180,17 +187,17 @@ class VFS:
 
     # Opening.
 
-    def open(self, task: "Task", at: Location | None, path: Path, flags: int, mode: int) -> OpenFile:
+    def open(self, task: "Task", at: Location | None, path: Path, flags: int, mode: int, restrict: int = 0) -> OpenFile:
         """Open a file (openat). The description has no reference yet; one that must wait (FIFO) says so."""
         if flags & O_TMPFILE == O_TMPFILE:
-            return self._open_unnamed(task, at, path, flags, mode)
+            return self._open_unnamed(task, self.lookup(task, at, path, restrict=restrict), flags, mode)
         if flags & O_PATH:
             flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW
         if flags & O_CREAT and flags & O_DIRECTORY:
             raise SyscallError(errno.EINVAL)
         follow = not flags & O_NOFOLLOW and not (flags & O_CREAT and flags & O_EXCL)
         makes_slash = bool(flags & O_CREAT) and path[-1:] in (b"/", "/")
-        walk = self.walk(task, at, path, follow and not makes_slash, makes_slash)
+        walk = self.walk(task, at, path, follow and not makes_slash, makes_slash, restrict)
         found = walk.found
         if flags & O_CREAT and walk.ends_in_slash and walk.name not in (b".", b".."):
             raise SyscallError(errno.EISDIR)
@@ -236,11 +243,11 @@ class VFS:
         magic = inode.follow(task) if inode.is_symlink else None
         return (magic or location).inode.open(task, magic or location, flags)
 
-    def _open_unnamed(self, task: "Task", at: Location | None, path: Path, flags: int, mode: int) -> OpenFile:
+    @staticmethod
+    def _open_unnamed(task: "Task", where: Location, flags: int, mode: int) -> OpenFile:
         """O_TMPFILE: a regular file without a name."""
-        if flags & O_ACCMODE == O_RDONLY:
+        if flags & O_ACCMODE == O_RDONLY or flags & O_CREAT:
             raise SyscallError(errno.EINVAL)
-        where = self.lookup(task, at, path)
         if not where.inode.is_directory:
             raise SyscallError(errno.ENOTDIR)
         where.inode.check(task.creds, MAY_WRITE | MAY_EXEC)
@@ -300,6 +307,7 @@ class VFS:
             raise SyscallError(errno.ENOENT)
         if source.inode.is_directory:
             raise SyscallError(errno.EPERM)
+        _check_hardlink(task.creds, source.inode)
         self._parent_for_change(task, walk).link(walk.name, source.inode)
         notify.tell(source.inode, notify.IN_ATTRIB)
         notify.named(walk.parent, walk.name, None, notify.IN_CREATE)
@@ -430,6 +438,19 @@ def _places_in(word: bytes) -> set[bytes]:
         places.add(word[start:end])
         start = word.find(_TMP, end)
     return places
+
+
+def _check_hardlink(creds: "Credentials", inode: Inode) -> None:
+    """Refuse links to what one neither owns nor may read and write (fs.protected_hardlinks)."""
+    found = inode.stat()
+    if creds.fsuid in (0, found.uid):
+        return
+    if not stats.S_ISREG(found.mode) or found.mode != without_set_id(found.mode):
+        raise SyscallError(errno.EPERM)
+    try:
+        inode.check(creds, MAY_READ | MAY_WRITE)
+    except SyscallError:
+        raise SyscallError(errno.EPERM) from None
 
 
 def new_unnamed(directory: Directory, task: "Task", mode: int) -> Regular:

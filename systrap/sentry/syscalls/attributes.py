@@ -11,7 +11,7 @@ from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_PATH
 from systrap.sentry.fs import notify
 from systrap.sentry.fs.contents import PathFile
-from systrap.sentry.fs.inode import MAY_EXEC, MAY_READ, MAY_WRITE, Inode
+from systrap.sentry.fs.inode import MAY_EXEC, MAY_READ, MAY_WRITE, Inode, without_set_id
 from systrap.sentry.fs.nodes import coarse_now
 from systrap.sentry.syscalls.paths import AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, resolve
 from systrap.sentry.syscalls.table import Result, addr, i32, i64, syscall, u32
@@ -86,7 +86,7 @@ def sys_fchmodat2(task: Task, dirfd: i32, path: addr, mode: u32, flags: u32) -> 
 
 def _chown(task: Task, inode: Inode, uid: int, gid: int) -> int:
     found, creds = inode.stat(), task.creds
-    if creds.fsuid != 0:
+    if creds.fsuid != 0 and (uid, gid) != (-1, -1):
         if creds.fsuid != found.uid or uid not in (-1, found.uid):
             raise SyscallError(errno.EPERM)
         if gid not in (-1, found.gid) and not creds.in_group(gid):
@@ -136,6 +136,10 @@ def sys_truncate(task: Task, path: addr, length: i64) -> Result:
         raise SyscallError(errno.EISDIR)
     inode.check(task.creds, MAY_WRITE)
     inode.truncate(length)
+    if task.creds.fsuid != 0:
+        mode = inode.stat().mode
+        if mode != without_set_id(mode):
+            inode.chmod(without_set_id(mode) & 0o7777)
     notify.at(found, notify.IN_MODIFY)
     return 0
 

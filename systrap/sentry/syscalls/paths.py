@@ -8,7 +8,19 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError
-from systrap.sentry.file import O_ACCMODE, O_CLOEXEC, O_CREAT, O_TMPFILE, O_TRUNC, O_WRONLY, OpenFile, drop
+from systrap.sentry.file import (
+    O_ACCMODE,
+    O_CLOEXEC,
+    O_CREAT,
+    O_DIRECTORY,
+    O_NOFOLLOW,
+    O_PATH,
+    O_TMPFILE,
+    O_TRUNC,
+    O_WRONLY,
+    OpenFile,
+    drop,
+)
 from systrap.sentry.fs.inode import MAY_EXEC, Location
 from systrap.sentry.pipe import PipeEnd, fifo_open_wait
 from systrap.sentry.syscalls.table import Result, addr, i32, syscall, u32, u64
@@ -37,10 +49,11 @@ def resolve(task: Task, dirfd: int, path: int, flags: int = 0) -> Location:
 # Opening.
 
 
-async def _open(task: Task, dirfd: int, path: int, flags: int, mode: int) -> int:
+async def _open(task: Task, dirfd: int, path: int, flags: int, mode: int, restrict: int = 0) -> int:
     name = task.mm.read_string(path)
     vfs = task.kernel.vfs
-    file = vfs.open(task, vfs.at(task, dirfd, name), name, flags, mode)
+    at = vfs.directory(task, dirfd) if restrict else vfs.at(task, dirfd, name)
+    file = vfs.open(task, at, name, flags, mode, restrict)
     if isinstance(file, PipeEnd) and file.must_wait:
         file.refs += 1
         try:
@@ -79,7 +92,7 @@ async def sys_openat(task: Task, dirfd: i32, path: addr, flags: i32, mode: u32) 
 
 @syscall("openat2")
 async def sys_openat2(task: Task, dirfd: i32, path: addr, how: addr, size: u64) -> Result:
-    """openat2(2): the RESOLVE_… restrictions are not there, and say so."""
+    """openat2(2)."""
     if size < 24:
         raise SyscallError(errno.EINVAL)
     if size > 4096:
@@ -88,12 +101,18 @@ async def sys_openat2(task: Task, dirfd: i32, path: addr, how: addr, size: u64) 
     flags, mode, restrict = struct.unpack_from("<3Q", data)
     if any(data[24:]):
         raise SyscallError(errno.E2BIG)
+    from systrap.sentry.fs import confined
+
     known = O_ACCMODE | 0o77777777
     if flags & ~known or mode & ~0o7777 or (mode and not flags & (O_CREAT | O_TMPFILE)):
         raise SyscallError(errno.EINVAL)
-    if restrict & ~0x01:
-        raise SyscallError(errno.EINVAL if restrict >> 6 else errno.ENOSYS)
-    return await _open(task, dirfd, path, flags, mode)
+    if flags & O_PATH and flags & ~(O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC):
+        raise SyscallError(errno.EINVAL)
+    if restrict & ~confined.KNOWN or (restrict & confined.BENEATH and restrict & confined.IN_ROOT):
+        raise SyscallError(errno.EINVAL)
+    if restrict & confined.CACHED and flags & (O_TRUNC | O_CREAT | O_TMPFILE & ~O_DIRECTORY):
+        raise SyscallError(errno.EAGAIN)
+    return await _open(task, dirfd, path, flags, mode, restrict & ~confined.CACHED)
 
 
 # Making and removing names.

@@ -298,10 +298,13 @@ def sys_rt_tgsigqueueinfo(task: Task, tgid: i32, tid: i32, signo: i32, info: add
 
 @syscall("pidfd_send_signal")
 def sys_pidfd_send_signal(task: Task, pidfd: i32, signo: i32, info: addr, flags: u32) -> Result:
-    """pidfd_send_signal(2)."""
+    """pidfd_send_signal(2). An open /proc/PID serves as well."""
     if flags:
         raise SyscallError(errno.EINVAL)
-    group = group_of(task.fds.get(pidfd))
+    from systrap.sentry.fs.proc_pid import group_of_directory
+
+    file = task.fds.get(pidfd)
+    group = group_of_directory(file) or group_of(file)
     if not 0 <= signo <= 64:
         raise SyscallError(errno.EINVAL)
     if group.zombie or group.exiting or not group.tasks:

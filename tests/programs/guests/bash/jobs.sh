@@ -1,7 +1,7 @@
 # Job control: background, foreground, stop, continue, kill by job number, wait in many ways.
 for i in 1 2 3; do (sleep 0.0$i; exit $i) & p[$i]=$!; done
 for i in 3 1 2; do wait ${p[$i]}; echo $i $?; done
-(sleep 0.4; exit 4) & (exit 7) &
+(sleep 0.6; exit 4) & (sleep 0.2; exit 7) &
 wait -n; echo $?; wait -n; echo $?; wait -n; echo $?
 set -m; exec 2> /dev/null  # bash marks jobs + and - depending on when it hears of them
 sleep 0.2 & jobs; fg; echo $?
