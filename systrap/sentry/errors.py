@@ -20,6 +20,13 @@ class WouldBlockError(SyscallError):
         super().__init__(11)
 
 
+class QuietPipeError(SyscallError):
+    """EPIPE that sends no SIGPIPE: of sockets with messages."""
+
+    def __init__(self) -> None:
+        super().__init__(32)
+
+
 class RestartKind(enum.Enum):
     """When an interrupted system call is issued again (the kernel's ERESTART… codes)."""
 

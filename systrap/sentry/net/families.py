@@ -12,12 +12,17 @@ if TYPE_CHECKING:
 
 _AF_PACKET: Final = 17
 _MAX_TYPE: Final = 10
+_MAX_FAMILY: Final = 46
+_MAX_PROTOCOL: Final = 263
+_PING: Final = {AF_INET: 1, AF_INET6: 58}
 _PROTOCOLS: Final = {SOCK_STREAM: 6, SOCK_DGRAM: 17}
 
 
 def make_socket(task: "Task", family: int, kind: int, protocol: int) -> Socket:
     """Return a fresh socket. EAFNOSUPPORT, EPROTONOSUPPORT, ESOCKTNOSUPPORT, EPERM as Linux tells them apart."""
-    if not 0 <= kind <= _MAX_TYPE or kind == 0:
+    if not 0 <= family < _MAX_FAMILY:
+        raise SyscallError(errno.EAFNOSUPPORT)
+    if not 0 <= kind <= _MAX_TYPE:
         raise SyscallError(errno.EINVAL)
     if family == AF_UNIX:
         if protocol not in (0, AF_UNIX):
@@ -51,12 +56,14 @@ def _make_unix(task: "Task", kind: int) -> Socket:
 
 
 def _make_inet(task: "Task", family: int, kind: int, protocol: int) -> Socket:
-    if not 0 <= protocol < 256:
+    if not 0 <= protocol < _MAX_PROTOCOL:
         raise SyscallError(errno.EINVAL)
     if kind == SOCK_RAW:
         raise SyscallError(errno.EPERM if protocol else errno.EPROTONOSUPPORT)
     if kind not in _PROTOCOLS:
         raise SyscallError(errno.ESOCKTNOSUPPORT)
+    if kind == SOCK_DGRAM and protocol == _PING[family]:
+        raise SyscallError(errno.EACCES)
     if protocol not in (0, _PROTOCOLS[kind]):
         raise SyscallError(errno.EPROTONOSUPPORT)
     if kind == SOCK_STREAM:

@@ -27,16 +27,21 @@ if TYPE_CHECKING:
     from systrap.sentry.task import Task
 
 _FIRST_FREE_PORT = 1024
+_MTU = 65536
 
 
 class InetSocket(Socket):
-    """Base of TCP and UDP sockets. ``local`` is where it is bound (port 0: nowhere), ``remote`` its peer, if any."""
+    """Base of TCP and UDP sockets. ``local`` is where it is bound (port 0: nowhere), ``remote`` its peer, if any.
 
-    __slots__ = ("local", "remote", "v6only")
+    ``chosen``: what of ``local`` the program asked for.
+    """
+
+    __slots__ = ("chosen", "local", "remote", "v6only")
 
     def __init__(self, kernel: "Kernel", family: int, kind: int, protocol: int) -> None:
         super().__init__(kernel, family, kind, protocol)
         self.local = NOWHERE4 if family == AF_INET else NOWHERE6
+        self.chosen = self.local
         self.remote: Endpoint | None = None
         self.v6only = False
 
@@ -57,6 +62,7 @@ class InetSocket(Socket):
         if self.local.port:
             raise SyscallError(errno.EINVAL)
         self.local = self.ports.bind(self, endpoint)
+        self.chosen = endpoint
 
     def bind_any(self) -> None:
         """Take a free port on every address, if there is none yet. EADDRINUSE."""
@@ -92,9 +98,18 @@ class InetSocket(Socket):
 
     def peer_name(self) -> bytes:
         """See Socket."""
-        if self.remote is None:
+        if self.remote is None or not self.remote.port:
             raise SyscallError(errno.ENOTCONN)
         return pack_inet(self.family, self.remote)
+
+    def forget_peer(self) -> None:
+        """Have no peer any more; of the own address stays what the program asked for."""
+        self.remote = None
+        if self.chosen.port:
+            self.local = Endpoint(self.chosen.ip, self.local.port)
+        else:
+            self.give_port_back()
+            self.local = self.chosen
 
     def give_port_back(self) -> None:
         """Be bound no more."""
@@ -107,6 +122,10 @@ class InetSocket(Socket):
         if level == opt.SOL_IPV6 and self.family == AF_INET6 and name == opt.IPV6_V6ONLY:
             return struct.pack("<i", self.v6only)
         self._check_protocol(level)
+        if level == opt.SOL_IP and name == opt.IP_MTU:
+            if self.remote is None:
+                raise SyscallError(errno.ENOTCONN)
+            return struct.pack("<i", _MTU)
         return super().get_option(level, name)
 
     def set_option(self, task: "Task", level: int, name: int, data: bytes) -> None:
@@ -123,7 +142,7 @@ class InetSocket(Socket):
 
     def _check_protocol(self, level: int) -> None:
         if (level == opt.SOL_TCP and self.type != 1) or (level == opt.SOL_UDP and self.type != 2):
-            raise SyscallError(errno.ENOPROTOOPT)
+            raise SyscallError(errno.EOPNOTSUPP if self.family == AF_INET else errno.ENOPROTOOPT)
 
     def release(self) -> None:
         """See OpenFile."""

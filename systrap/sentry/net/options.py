@@ -9,7 +9,7 @@ import struct
 from typing import Final
 
 from systrap.sentry.errors import SyscallError
-from systrap.sentry.net.addresses import AF_INET, AF_INET6, AF_UNIX
+from systrap.sentry.net.addresses import AF_INET, AF_INET6, AF_NETLINK, AF_UNIX
 
 SOL_IP: Final = 0
 SOL_SOCKET: Final = 1
@@ -46,6 +46,7 @@ SO_SNDTIMEO_NEW: Final = 67
 
 IP_TTL: Final = 2
 IP_PKTINFO: Final = 8
+IP_MTU: Final = 14
 IP_ADD_MEMBERSHIP: Final = 35
 IPV6_V6ONLY: Final = 26
 IPV6_ADD_MEMBERSHIP: Final = 20
@@ -60,6 +61,7 @@ FRESH_TCP_SEND: Final = 16384
 CONNECTED_TCP_SEND: Final = 2626560
 DEFAULT_TCP_RECEIVE: Final = 131072
 _MAX_BUFFER: Final = 212992
+_TICK: Final = 4000
 _MIN_SEND: Final = 4608
 _MIN_RECEIVE: Final = 2304
 
@@ -67,28 +69,36 @@ _MIN_RECEIVE: Final = 2304
 # WIFI_STATUS, NOFCS, SELECT_ERR_QUEUE, ZEROCOPY: on or off.
 _SWITCHES: Final = frozenset({1, 2, 5, 6, 9, 10, 11, 15, 16, 29, 34, 35, 40, 41, 43, 45, 60, 63, 64})
 
+# PASSCRED, PASSSEC
+_UNIX_ONLY: Final = frozenset({16, 34})
+
 # Options that hold a number, with what it is at first.
 _NUMBERS: Final[dict[int, dict[int, int]]] = {
-    # PRIORITY, RCVLOWAT, MARK, PEEK_OFF, BUSY_POLL, INCOMING_CPU, INCOMING_NAPI_ID
-    SOL_SOCKET: {12: 0, 18: 1, 36: 0, 42: -1, 46: 0, 49: 0, 56: 0},
-    # NODELAY, MAXSEG, CORK, KEEPIDLE, KEEPINTVL, KEEPCNT, SYNCNT, LINGER2, DEFER_ACCEPT, WINDOW_CLAMP, QUICKACK, USER_TIMEOUT,
-    # FASTOPEN, TIMESTAMP, NOTSENT_LOWAT, FASTOPEN_CONNECT, INQ
-    SOL_TCP: {
-        1: 0, 2: 32741, 3: 0, 4: 7200, 5: 75, 6: 9, 7: 6, 8: 60, 9: 0, 10: 0, 12: 1, 18: 0, 23: 0, 24: 0, 25: -1, 30: 0, 36: 0,
+    # PRIORITY, BSDCOMPAT, RCVLOWAT, MARK, PEEK_OFF, LOCK_FILTER, BUSY_POLL, BPF_EXTENSIONS, PREFER_BUSY_POLL, BUF_LOCK,
+    # RESERVE_MEM, TXREHASH, RCVMARK
+    SOL_SOCKET: {
+        12: 0, 14: 0, 18: 1, 36: 0, 42: -1, 44: 0, 46: 0, 48: 64, 69: 0, 72: 0, 73: 0, 74: 1, 75: 0,
     },
-    # CORK, ENCAP, NO_CHECK6, SEGMENT, GRO
-    SOL_UDP: {1: 0, 100: 0, 101: 0, 102: 0, 103: 0, 104: 0},
-    # TOS, TTL, HDRINCL, ROUTER_ALERT, RECVOPTS, RETOPTS, PKTINFO, MTU_DISCOVER, RECVERR, RECVTTL, RECVTOS, MTU, FREEBIND,
-    # TRANSPARENT, MINTTL, BIND_ADDRESS_NO_PORT, MULTICAST_IF, _TTL, _LOOP, _ALL
+    # NODELAY, MAXSEG, CORK, KEEPIDLE, KEEPINTVL, KEEPCNT, SYNCNT, LINGER2, DEFER_ACCEPT, WINDOW_CLAMP, QUICKACK, THIN_LINEAR…,
+    # THIN_DUPACK, USER_TIMEOUT, REPAIR, FASTOPEN, TIMESTAMP, NOTSENT_LOWAT, SAVE_SYN, FASTOPEN_…, INQ, TX_DELAY
+    SOL_TCP: {
+        1: 0, 2: 536, 3: 0, 4: 7200, 5: 75, 6: 9, 7: 6, 8: 60, 9: 0, 10: 0, 12: 1, 16: 0, 17: 0, 18: 0, 19: 0, 23: 0, 24: 0,
+        25: 0, 27: 0, 30: 0, 34: 0, 36: 0, 37: 0,
+    },
+    # CORK, NO_CHECK6_TX, NO_CHECK6_RX, SEGMENT, GRO
+    SOL_UDP: {1: 0, 101: 0, 102: 0, 103: 0, 104: 0},
+    # TOS, TTL, HDRINCL, ROUTER_ALERT, RECVOPTS, RETOPTS, PKTINFO, MTU_DISCOVER, RECVERR, RECVTTL, RECVTOS, FREEBIND,
+    # PASSSEC, TRANSPARENT, MINTTL, NODEFRAG, CHECKSUM, BIND_ADDRESS_NO_PORT, RECVERR_RFC4884, MULTICAST_IF, _TTL, _LOOP, _ALL,
+    # UNICAST_IF, LOCAL_PORT_RANGE, PROTOCOL
     SOL_IP: {
-        1: 0, 2: 64, 3: 0, 5: 0, 6: 0, 7: 0, 8: 0, 10: 1, 11: 0, 12: 0, 13: 0, 14: 65536, 15: 0, 19: 0, 20: 0, 21: 0, 24: 0,
-        32: 0, 33: 1, 34: 1, 49: 1, 50: 0,
+        1: 0, 2: 64, 3: 0, 5: 0, 6: 0, 7: 0, 8: 0, 10: 1, 11: 0, 12: 0, 13: 0, 15: 0, 18: 0, 19: 0, 21: 0, 22: 0,
+        23: 0, 24: 0, 25: 0, 26: 0, 32: 0, 33: 1, 34: 1, 49: 1, 50: 0, 51: 0,
     },
     # ADDRFORM, UNICAST_HOPS, MULTICAST_IF, _HOPS, _LOOP, ROUTER_ALERT, MTU_DISCOVER, MTU, RECVERR, V6ONLY, RECVPKTINFO,
     # RECVHOPLIMIT, RECVTCLASS, TCLASS, FREEBIND…
     SOL_IPV6: {
         1: AF_INET6, 16: 64, 17: 0, 18: 1, 19: 1, 22: 0, 23: 1, 24: 65536, 25: 0, 26: 0, 49: 0, 51: 0, 53: 0, 56: 0, 58: 0, 60: 0,
-        61: 0, 66: 0, 67: 0, 70: 0, 72: 0, 74: 0, 75: 0, 78: 0, 29: 1, 33: 0, 76: 0,
+        61: 0, 66: 0, 67: 0, 70: 1, 72: 0x500, 74: 0, 75: 0, 78: 0, 29: 1, 33: 0, 76: 0,
     },
     SOL_NETLINK: {1: 0, 3: 0, 4: 0, 5: 0, 8: 0, 10: 0, 11: 0, 12: 0},
 }  # fmt: skip
@@ -134,6 +144,8 @@ class Options:
     def get(self, family: int, level: int, name: int) -> bytes:
         """Return an option's value as getsockopt gives it. ENOPROTOOPT, EOPNOTSUPP."""
         _check_level(family, level)
+        if level == SOL_SOCKET and name in _UNIX_ONLY and family not in (AF_UNIX, AF_NETLINK):
+            raise SyscallError(errno.EOPNOTSUPP)
         if level == SOL_SOCKET:
             special = self._get_special(name)
             if special is not None:
@@ -156,10 +168,10 @@ class Options:
             return _pack_timeout(self.send_timeout)
         if name == 19:  # SO_SNDLOWAT
             return struct.pack("<i", 1)
-        if name == SO_BINDTODEVICE:
+        if name in (SO_BINDTODEVICE, SO_ATTACH_FILTER):
             return b""
         if name == 47:  # SO_MAX_PACING_RATE
-            return b"\xff" * 4
+            return b"\xff" * 8
         if name == 57:  # SO_COOKIE
             return struct.pack("<Q", id(self) & 0xFFFFFF)
         return None
@@ -167,6 +179,8 @@ class Options:
     def set(self, family: int, level: int, name: int, data: bytes) -> None:
         """Set an option. EINVAL for values that are too short, ENOPROTOOPT, EOPNOTSUPP, EDOM."""
         _check_level(family, level)
+        if level == SOL_SOCKET and name in _UNIX_ONLY and family not in (AF_UNIX, AF_NETLINK):
+            raise SyscallError(errno.EOPNOTSUPP)
         if level == SOL_SOCKET and self._set_special(name, data):
             return
         known = (level == SOL_SOCKET and name in _SWITCHES) or name in _NUMBERS[level]
@@ -208,7 +222,8 @@ class Options:
             seconds, micros = _fields("<2q", data)
             if not 0 <= micros < 1_000_000:
                 raise SyscallError(errno.EDOM)
-            timeout: float | None = max(seconds, 0) + micros / 1e6
+            # In whole ticks of a kernel with 250 of them in a second.
+            timeout: float | None = max(seconds, 0) + -(-micros // _TICK) * _TICK / 1e6
             if seconds == 0 and micros == 0:
                 timeout = None
             if name in (SO_RCVTIMEO, SO_RCVTIMEO_NEW):
@@ -229,7 +244,7 @@ class Options:
 
 def _check_level(family: int, level: int) -> None:
     if level not in _LEVELS.get(family, (SOL_SOCKET, SOL_NETLINK)):
-        raise SyscallError(errno.EOPNOTSUPP if family == AF_UNIX else errno.ENOPROTOOPT)
+        raise SyscallError(errno.EOPNOTSUPP if family in (AF_UNIX, AF_INET) else errno.ENOPROTOOPT)
 
 
 def _fields(layout: str, data: bytes) -> tuple[int, ...]:

@@ -39,6 +39,7 @@ CONNECTED: Final = 3
 _READABLE: Final = POLLIN | POLLRDNORM
 _WRITABLE: Final = POLLOUT | POLLWRNORM
 _SOMAXCONN: Final = 4096
+_SEGMENT: Final = 32741
 _TCP_STATES: Final = {CLOSED: 7, LISTEN: 10, CONNECTING: 2, CONNECTED: 1}
 
 
@@ -158,7 +159,7 @@ class TcpSocket(InetSocket):
             self._stop_listening()
         self._leave_peer(reset=True)
         self.state = CLOSED
-        self.remote = None
+        self.forget_peer()
         self.error = self.shut = 0
         self.fin = self._attempted = False
 
@@ -212,9 +213,13 @@ class TcpSocket(InetSocket):
 
     def peer_name(self) -> bytes:
         """See Socket."""
-        if self.state != CONNECTED:
+        if self.state != CONNECTED or self._over():
             raise SyscallError(errno.ENOTCONN)
         return super().peer_name()
+
+    def _over(self) -> bool:
+        """Tell whether both ends have closed their directions: the connection is history."""
+        return self.fin and bool(self.shut & SHUT_SEND)
 
     # Data.
 
@@ -347,9 +352,10 @@ class TcpSocket(InetSocket):
                 self.state = CLOSED
                 self.queue.notify()
             return
-        if self.state != CONNECTED:
-            raise SyscallError(errno.ENOTCONN)
         before = self.shut
+        if self.state != CONNECTED or self._over():
+            self.shut |= how
+            raise SyscallError(errno.ENOTCONN)
         self.shut |= how
         if how & SHUT_SEND and not before & SHUT_SEND and self.peer is not None:
             self.peer.end_of_stream()
@@ -392,6 +398,8 @@ class TcpSocket(InetSocket):
                     + struct.pack("<8I", 200000, 40000, 32741, 536, 0, 0, 0, 0)
                     + bytes(192)
                 )
+            if name == opt.TCP_MAXSEG and self.state == CONNECTED:
+                return struct.pack("<i", _SEGMENT)
             if name == opt.TCP_CONGESTION:
                 return b"cubic".ljust(16, b"\0")
         return super().get_option(level, name)
@@ -409,7 +417,7 @@ class TcpSocket(InetSocket):
         if self.state == CONNECTED:
             sent = bool(self.shut & SHUT_SEND)
             if self.fin:
-                return 9 if sent else 8
+                return 7 if sent else 8
             return 5 if sent else 1
         return _TCP_STATES[self.state]
 

@@ -5,11 +5,12 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from systrap.sentry.errors import SyscallError, WouldBlockError
+from systrap.sentry.errors import QuietPipeError, SyscallError, WouldBlockError
 from systrap.sentry.net import options as opt
 from systrap.sentry.net.addresses import AF_INET, AF_UNSPEC, Endpoint, family_of, pack_inet
 from systrap.sentry.net.inet import InetSocket
 from systrap.sentry.net.socket import (
+    MSG_DONTWAIT,
     MSG_OOB,
     MSG_PEEK,
     PLAIN,
@@ -54,7 +55,7 @@ class UdpSocket(InetSocket):
     def connect(self, task: "Task", address: bytes) -> None:
         """See Socket: choose a peer; AF_UNSPEC forgets it."""
         if family_of(address) == AF_UNSPEC:
-            self.remote = None
+            self.forget_peer()
             return
         remote = self.destination(address)
         self.bind_any()
@@ -65,8 +66,7 @@ class UdpSocket(InetSocket):
         """See Socket. EDESTADDRREQ without a destination, ECONNREFUSED when an earlier datagram found nobody."""
         if message.flags & MSG_OOB:
             raise SyscallError(errno.EOPNOTSUPP)
-        if self.shut & SHUT_SEND:
-            raise SyscallError(errno.EPIPE)
+        self.bind_any()
         if len(data) > _MAX_DATAGRAM:
             raise SyscallError(errno.EMSGSIZE)
         if message.address and not (self.remote is not None and family_of(message.address) == AF_UNSPEC):
@@ -78,7 +78,8 @@ class UdpSocket(InetSocket):
         else:
             raise SyscallError(errno.EDESTADDRREQ)
         self.raise_error()
-        self.bind_any()
+        if self.shut & SHUT_SEND:
+            raise QuietPipeError
         source = self.source_for(target)
         receiver = self._receiver(target, source)
         if receiver is not None:
@@ -120,7 +121,7 @@ class UdpSocket(InetSocket):
         """See Socket."""
         self.raise_error()
         if not self.incoming:
-            if self.shut & SHUT_RECEIVE:
+            if self.shut & SHUT_RECEIVE and not (self.nonblocking or flags & MSG_DONTWAIT):
                 return Received(b"", 0)
             raise WouldBlockError
         data, source, target = self.incoming[0]
@@ -158,11 +159,11 @@ class UdpSocket(InetSocket):
         return events
 
     def shutdown(self, how: int) -> None:
-        """See Socket."""
-        if self.remote is None:
-            raise SyscallError(errno.ENOTCONN)
+        """See Socket. Without a peer it is ENOTCONN, and done all the same."""
         self.shut |= how
         self.queue.notify()
+        if self.remote is None:
+            raise SyscallError(errno.ENOTCONN)
 
     def pending_bytes(self) -> int:
         """See Socket: the length of the first datagram."""

@@ -15,6 +15,7 @@ from systrap.sentry.net.socket import (
     SHUT_BOTH,
     SHUT_RECEIVE,
     SHUT_SEND,
+    SOCK_DGRAM,
     Received,
     Socket,
     UCred,
@@ -31,7 +32,12 @@ if TYPE_CHECKING:
 
 POLLWRBAND: Final = 0x200
 _MAY_WRITE: Final = 2
-_OVERHEAD: Final = 768
+_PAGE: Final = 4096
+_META: Final = 256
+_SHARED: Final = 320
+_MAX_HEAD: Final = {True: _PAGE - _SHARED, False: 4 * _PAGE - _SHARED}
+MAX_PIECE: Final = _PAGE - _SHARED + 32768
+"""The most bytes one piece of a stream has."""
 _NOBODY: Final = struct.pack("<3i", 0, -1, -1)
 
 
@@ -47,7 +53,7 @@ class Packet:
         self.files = files
         self.creds = creds
         self.address = sender.bound
-        self.cost = _OVERHEAD + (len(data) & ~63)
+        self.cost = _cost(len(data), sender.is_stream)
 
     def take_files(self, peek: bool) -> tuple[OpenFile, ...]:
         """Return the descriptors, with references for the receiver; a peek leaves them here, too."""
@@ -82,6 +88,10 @@ class UnixSocket(Socket):
         if self.bound:
             if not name:
                 return
+            if name[0]:
+                # Linux makes the inode before it looks.
+                self._make(task, name)
+                task.kernel.vfs.unlink(task, None, name)
             raise SyscallError(errno.EINVAL)
         stack = stack_of(self.kernel)
         if not name:
@@ -92,13 +102,17 @@ class UnixSocket(Socket):
             stack.abstract[name] = self
             self.bound = name
         else:
-            try:
-                found = task.kernel.vfs.make(task, None, name, stats.S_IFSOCK | 0o777)
-            except SyscallError as error:
-                raise SyscallError(errno.EADDRINUSE if error.errno == errno.EEXIST else error.errno) from None
-            self.path_key = _key(found.inode)
+            self.path_key = _key(self._make(task, name))
             stack.paths[self.path_key] = self
             self.bound = name
+
+    @staticmethod
+    def _make(task: "Task", name: bytes) -> "Inode":
+        """Make a socket's inode. EADDRINUSE."""
+        try:
+            return task.kernel.vfs.make(task, None, name, stats.S_IFSOCK | 0o777).inode
+        except SyscallError as error:
+            raise SyscallError(errno.EADDRINUSE if error.errno == errno.EEXIST else error.errno) from None
 
     def autobind(self) -> None:
         """Take an unused abstract name of five hexadecimal digits."""
@@ -161,8 +175,8 @@ class UnixSocket(Socket):
         return self.used * 4 <= self.options.send_buffer
 
     def pending_bytes(self) -> int:
-        """See Socket: everything of a stream, the first of messages."""
-        if self.is_stream:
+        """See Socket: everything of a connection, else the first message."""
+        if self.type != SOCK_DGRAM:
             return sum(len(packet.data) - packet.start for packet in self.incoming)
         return len(self.incoming[0].data) if self.incoming else 0
 
@@ -218,6 +232,17 @@ class UnixSocket(Socket):
             discard(packet.take_files(False))
             self.consumed(packet)
         super().release()
+
+
+def _cost(length: int, stream: bool) -> int:
+    """Return what a message of ``length`` bytes takes of the send buffer: the sizes of Linux's socket buffers.
+
+    Programs see them: in how much a full socket holds, and by SIOCOUTQ.
+    """
+    paged = max(0, length - _MAX_HEAD[stream])
+    paged = (paged + _PAGE - 1) // _PAGE * _PAGE
+    head = (max(0, length - paged) + 63 & ~63) + _SHARED
+    return max(512, 1 << (head - 1).bit_length()) + _META + paged
 
 
 def _key(inode: "Inode") -> tuple[int, int]:

@@ -3,9 +3,10 @@
 import errno
 from typing import TYPE_CHECKING, Final
 
-from systrap.sentry.errors import SyscallError, WouldBlockError
+from systrap.sentry.errors import QuietPipeError, SyscallError, WouldBlockError
 from systrap.sentry.net.addresses import AF_UNSPEC, family_of, pack_unix
 from systrap.sentry.net.socket import (
+    MSG_DONTWAIT,
     MSG_OOB,
     PLAIN,
     SHUT_RECEIVE,
@@ -15,7 +16,7 @@ from systrap.sentry.net.socket import (
     Received,
     credentials_of,
 )
-from systrap.sentry.net.unix import POLLWRBAND, Packet, UnixSocket, opposite
+from systrap.sentry.net.unix import POLLWRBAND, Packet, UnixSocket
 from systrap.sentry.wait import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class UnixDatagram(UnixSocket):
                 self.peer = None
                 raise SyscallError(errno.ECONNREFUSED)
         if target.shut & SHUT_RECEIVE:
-            raise SyscallError(errno.EPIPE)
+            raise QuietPipeError
         return target
 
     def send(self, data: "bytes | memoryview[int]", message: Outgoing = PLAIN) -> int:
@@ -86,7 +87,7 @@ class UnixDatagram(UnixSocket):
         if message.flags & MSG_OOB:
             raise SyscallError(errno.EOPNOTSUPP)
         if self.shut & SHUT_SEND:
-            raise SyscallError(errno.EPIPE)
+            raise QuietPipeError
         if len(data) > self.options.send_buffer - 32:
             raise SyscallError(errno.EMSGSIZE)
         if self.options.pass_credentials and not self.bound:
@@ -116,7 +117,7 @@ class UnixDatagram(UnixSocket):
                 sender.queue.notify(POLLOUT | POLLWRNORM | POLLWRBAND)
             return found
         self.raise_error()
-        if self.shut & SHUT_RECEIVE:
+        if self.shut & SHUT_RECEIVE and not (self.nonblocking or flags & MSG_DONTWAIT):
             return Received(b"", 0)
         raise WouldBlockError
 
@@ -133,8 +134,6 @@ class UnixDatagram(UnixSocket):
     def shutdown(self, how: int) -> None:
         """See Socket."""
         self.close_directions(how)
-        if self.peer is not None and self.peer.peer is self:
-            self.peer.close_directions(opposite(how))
 
     def release(self) -> None:
         """See OpenFile."""

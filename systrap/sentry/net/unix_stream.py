@@ -4,7 +4,7 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from systrap.sentry.errors import SyscallError, WouldBlockError
+from systrap.sentry.errors import QuietPipeError, SyscallError, WouldBlockError
 from systrap.sentry.file import OpenFile
 from systrap.sentry.net.addresses import pack_unix
 from systrap.sentry.net.socket import (
@@ -20,7 +20,7 @@ from systrap.sentry.net.socket import (
     Received,
     credentials_of,
 )
-from systrap.sentry.net.unix import POLLWRBAND, Packet, UnixSocket, opposite
+from systrap.sentry.net.unix import MAX_PIECE, POLLWRBAND, Packet, UnixSocket, opposite
 from systrap.sentry.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRNORM, WaitQueue
 
 if TYPE_CHECKING:
@@ -129,11 +129,11 @@ class UnixConnection(UnixSocket):
         self.raise_error()
         peer = self.peer
         if self.shut & SHUT_SEND or peer is None or peer.shut & SHUT_RECEIVE:
-            raise SyscallError(errno.EPIPE)
+            raise SyscallError(errno.EPIPE) if self.type == SOCK_STREAM else QuietPipeError
         if self.type == SOCK_SEQPACKET:
             return self._send_message(peer, data, message)
         limit = self.options.send_buffer
-        most = max(limit // 2 - 64, 1)
+        most = min(max(limit // 2 - 64, 1), MAX_PIECE)
         done, files = 0, message.files
         length = len(data)
         if not length:

@@ -7,7 +7,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from systrap.sentry.errors import Interrupted, SyscallError, WouldBlockError
+from systrap.sentry.errors import Interrupted, QuietPipeError, SyscallError, WouldBlockError
 from systrap.sentry.file import drop
 from systrap.sentry.syscalls.table import Result, addr, i32, syscall, u32, u64
 from systrap.sentry.wait import Wait
@@ -35,6 +35,7 @@ MSG_WAITFORONE: Final = 0x10000
 MSG_CMSG_CLOEXEC: Final = 0x40000000
 MSG_CMSG_COMPAT: Final = 0x80000000
 
+_AF_UNIX: Final = 1
 _SOL_SOCKET: Final = 1
 _SCM_RIGHTS: Final = 1
 _SCM_CREDENTIALS: Final = 2
@@ -154,7 +155,7 @@ async def _send_waiting(task: Task, socket: Socket, data: bytes, message: Outgoi
 
 
 def _failed(task: Task, error: SyscallError, flags: int) -> SyscallError:
-    if error.errno == errno.EPIPE and not flags & MSG_NOSIGNAL:
+    if error.errno == errno.EPIPE and not flags & MSG_NOSIGNAL and not isinstance(error, QuietPipeError):
         task.kernel.signals.send_task(task, _SIGPIPE, None)
     return error
 
@@ -225,7 +226,6 @@ def _checked_creds(task: Task, body: bytes) -> UCred:
 
 
 def _outgoing(task: Task, socket: Socket, header: Header, flags: int) -> Outgoing:
-    from systrap.sentry.net.addresses import AF_UNIX
     from systrap.sentry.net.socket import Outgoing
     from systrap.sentry.syscalls.sockets import read_address
 
@@ -236,7 +236,7 @@ def _outgoing(task: Task, socket: Socket, header: Header, flags: int) -> Outgoin
         if header.control_length > _MAX_CONTROL:
             raise SyscallError(errno.ENOBUFS)
         data = task.mm.read(header.control, header.control_length)
-        if socket.family == AF_UNIX:
+        if socket.family == _AF_UNIX:
             files, creds = _parse_control(task, data)
     return Outgoing(address, files, creds, flags)
 
@@ -280,7 +280,7 @@ async def _receive(task: Task, socket: Socket, count: int, flags: int) -> Receiv
     """Receive one message, or bytes; with MSG_WAITALL all that are wanted."""
     nonblocking = socket.nonblocking or bool(flags & MSG_DONTWAIT)
     timeout = socket.read_timeout
-    if flags & MSG_ERRQUEUE:
+    if flags & MSG_ERRQUEUE and socket.family != _AF_UNIX:
         raise WouldBlockError
     found = await when_possible(socket, lambda: socket.receive(count, flags), nonblocking, timeout)
     if not flags & MSG_WAITALL or not socket.is_stream or flags & (MSG_PEEK | MSG_TRUNC) or nonblocking:
@@ -371,7 +371,7 @@ def _append(data: bytes, flags: int, room: int, level: int, kind: int, body: byt
 
 
 async def _recvmsg(task: Task, socket: Socket, address: int, flags: int) -> int:
-    from systrap.sentry.net.socket import SOCK_SEQPACKET, discard
+    from systrap.sentry.net.socket import discard
 
     header = read_header(task, address)
     segments = task.mm.read_iovec(header.vector, header.vector_length)
@@ -391,8 +391,6 @@ async def _recvmsg(task: Task, socket: Socket, address: int, flags: int) -> int:
         name_length = len(found.address)
     if found.length > len(found.data) and not socket.is_stream:
         answer |= MSG_TRUNC
-    if socket.type == SOCK_SEQPACKET:
-        answer |= MSG_EOR if found.data else 0
     answer |= flags & MSG_CMSG_CLOEXEC
     task.mm.write_u32(address + 8, name_length)
     task.mm.write(address + 40, struct.pack("<QI", len(control), answer))

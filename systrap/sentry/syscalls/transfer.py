@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from systrap.sentry.errors import Interrupted, SyscallError, WouldBlockError
+from systrap.sentry.errors import Interrupted, QuietPipeError, SyscallError, WouldBlockError
 from systrap.sentry.eventfd import AnonymousFile
 from systrap.sentry.file import O_APPEND, O_PATH, OpenFile, drop
 from systrap.sentry.fs.notify import IN_ACCESS, IN_MODIFY, on_file, watched
@@ -209,7 +209,7 @@ def read_at(task: Task, file: OpenFile, segments: Segments, offset: int) -> int:
 
 def write_failed(task: Task, error: SyscallError) -> SyscallError:
     """Return the error a write ends with; EPIPE sends SIGPIPE first."""
-    if error.errno == errno.EPIPE:
+    if error.errno == errno.EPIPE and not isinstance(error, QuietPipeError):
         task.kernel.signals.send_task(task, _SIGPIPE, None)
     return error
 
