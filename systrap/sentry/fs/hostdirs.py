@@ -83,11 +83,9 @@ class Directories:
             for place in [place for place in self._open if place.above is not None][: _MAX_OPEN // 2]:
                 os.close(self._open.pop(place))
 
-    def forget(self, place: Place) -> None:
-        """Close a directory's descriptor: it was removed."""
-        fd = self._open.pop(place, None)
-        if fd is not None:
-            os.close(fd)
+    def take(self, place: Place) -> int:
+        """Give a removed directory's descriptor to the caller; -1 when it is not open."""
+        return self._open.pop(place, -1)
 
 
 class HiddenDevices:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from systrap.host import rename
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_ACCMODE, O_RDONLY, OpenFile
 from systrap.sentry.fs.contents import DirectoryFile, HostContents, HostFile
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 _SAFE_OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _SET_ID: Final = 0o6000
+_S_ISGID: Final = 0o2000
 
 
 def _host(call: Callable[[], T]) -> T:
@@ -38,7 +40,7 @@ def _host(call: Callable[[], T]) -> T:
 class HostInode(Inode, HostNode):
     """A host file: a name in a host directory, and the (device, inode) that must be found there."""
 
-    __slots__ = ("_contents", "_kind", "_writable", "above", "endpoint", "key", "name")
+    __slots__ = ("_contents", "_held", "_kind", "_writable", "above", "endpoint", "key", "name")
 
     def __init__(self, path: bytes, above: "HostInode | None" = None, found: os.stat_result | None = None) -> None:
         """Open a path of the operator's (links followed), or take what lookup found under a name (``path``)."""
@@ -47,6 +49,7 @@ class HostInode(Inode, HostNode):
         self.endpoint: object = None
         self._contents: weakref.ReferenceType[HostContents] | None = None
         self._writable = False
+        self._held = -1
         if found is None:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
             found = os.fstat(fd)
@@ -60,6 +63,10 @@ class HostInode(Inode, HostNode):
         """See Inode."""
         return self._kind
 
+    def _own(self) -> int:
+        """Return a descriptor of this directory, or of a file that has no name."""
+        return self._held if self._held >= 0 else _directories.fd(self)
+
     def _at(self) -> int:
         """Return the descriptor of the directory this is in. ESTALE for what was opened as a root."""
         if self.above is None:
@@ -70,7 +77,7 @@ class HostInode(Inode, HostNode):
         """Return the descriptor of this directory, whose entries are to change. EROFS where guests see nothing."""
         if self.key[0] in hidden_devices:
             raise SyscallError(errno.EROFS)
-        return _directories.fd(self)
+        return self._own()
 
     def _check_same(self, found: os.stat_result) -> os.stat_result:
         if (found.st_dev, found.st_ino) != self.key:
@@ -79,7 +86,7 @@ class HostInode(Inode, HostNode):
 
     def _host_stat(self) -> os.stat_result:
         if self.above is None or self._kind == stats.S_IFDIR:
-            return os.fstat(_directories.fd(self))
+            return os.fstat(self._own())
         contents = self._contents() if self._contents is not None else None
         if contents is not None:
             return os.fstat(contents.fd)
@@ -98,7 +105,7 @@ class HostInode(Inode, HostNode):
         if self.key[0] in hidden_devices:
             raise SyscallError(errno.ENOENT)
         _directories.trim()
-        here = _directories.fd(self)
+        here = self._own()
         found = _host(lambda: os.stat(name, dir_fd=here, follow_symlinks=False))
         if found.st_dev in hidden_devices and not stats.S_ISDIR(found.st_mode):
             raise SyscallError(errno.EACCES)
@@ -116,7 +123,7 @@ class HostInode(Inode, HostNode):
         if self.key[0] in hidden_devices:
             return []
         _directories.trim()
-        here = _directories.fd(self)
+        here = self._own()
         fd = _host(lambda: os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here))
         try:
             with os.scandir(fd) as listing:
@@ -139,24 +146,47 @@ class HostInode(Inode, HostNode):
         else:
             raise SyscallError(errno.EPERM)
         inode = self.lookup(name)
-        if os.geteuid() == 0:
-            _host(lambda: os.chown(name, creds.fsuid, creds.fsgid, dir_fd=here, follow_symlinks=False))
+        self._give_to(creds, inode)
+        if kind == stats.S_IFDIR and self._host_stat().st_mode & _S_ISGID:
+            bits |= _S_ISGID
         inode.chmod(bits)
+        return inode
+
+    def _give_to(self, creds: "Credentials", inode: Inode) -> None:
+        """Make a new file in this directory its maker's; a set-group-id directory gives its group."""
+        if os.geteuid() == 0:
+            inode.chown(creds.fsuid, -1 if self._host_stat().st_mode & _S_ISGID else creds.fsgid)
+
+    def unnamed(self, mode: int, creds: "Credentials") -> Inode:
+        """See Inode."""
+        here = self._for_change()
+        fd = _host(lambda: os.open(b".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode & 0o777, dir_fd=here))
+        inode = HostInode(b"", self, os.fstat(fd))
+        inode.above, inode._held = None, fd
+        self._give_to(creds, inode)
+        inode.chmod(mode & 0o7777)
         return inode
 
     def symlink(self, name: bytes, target: bytes, creds: "Credentials") -> Inode:
         """See Inode."""
         here = self._for_change()
         _host(lambda: os.symlink(target, name, dir_fd=here))
-        if os.geteuid() == 0:
-            _host(lambda: os.chown(name, creds.fsuid, creds.fsgid, dir_fd=here, follow_symlinks=False))
-        return self.lookup(name)
+        inode = self.lookup(name)
+        self._give_to(creds, inode)
+        return inode
 
     def link(self, name: bytes, inode: Inode) -> None:
         """See Inode."""
-        if not isinstance(inode, HostInode) or inode.above is None:
+        if not isinstance(inode, HostInode):
             raise SyscallError(errno.EXDEV)
-        there, here = inode._at(), self._for_change()
+        here = self._for_change()
+        if inode._held >= 0:
+            own = b"/proc/self/fd/%d" % inode._held
+            _host(lambda: os.link(own, name, dst_dir_fd=here, follow_symlinks=True))
+            return
+        if inode.above is None:
+            raise SyscallError(errno.EXDEV)
+        there = inode._at()
         _host(lambda: inode._check_same(os.stat(inode.name, dir_fd=there, follow_symlinks=False)))
         _host(lambda: os.link(inode.name, name, src_dir_fd=there, dst_dir_fd=here, follow_symlinks=False))
 
@@ -170,17 +200,21 @@ class HostInode(Inode, HostNode):
         inode, here = self.lookup(name), self._for_change()
         _host(lambda: os.rmdir(name, dir_fd=here))
         if isinstance(inode, HostInode):
-            _directories.forget(inode)
+            inode._held = _directories.take(inode)
 
     def rename(self, name: bytes, target: Inode, new_name: bytes, exchange: bool) -> None:
-        """See Inode. Exchanging is not there."""
-        if exchange:
-            raise SyscallError(errno.EINVAL)
+        """See Inode."""
         if not isinstance(target, HostInode):
             raise SyscallError(errno.EXDEV)
         moved = self.lookup(name)
         here, there = self._for_change(), target._for_change()
-        _host(lambda: os.rename(name, new_name, src_dir_fd=here, dst_dir_fd=there))
+        if exchange:
+            other = target.lookup(new_name)
+            _host(lambda: rename.exchange(here, name, there, new_name))
+            if isinstance(other, HostInode) and other.above is not None:
+                other.above, other.name = self, name
+        else:
+            _host(lambda: os.rename(name, new_name, src_dir_fd=here, dst_dir_fd=there))
         if isinstance(moved, HostInode) and moved.above is not None:
             moved.above, moved.name = target, new_name
 
@@ -228,7 +262,7 @@ class HostInode(Inode, HostNode):
     def _open_fd(self, flags: int) -> int:
         """Open the regular file itself; never what has taken its name."""
         if self.above is None:
-            own = b"/proc/self/fd/%d" % _directories.fd(self)
+            own = b"/proc/self/fd/%d" % self._own()
             return _host(lambda: os.open(own, flags | os.O_CLOEXEC | os.O_NONBLOCK))
         here = self._at()
         fd = _host(lambda: os.open(self.name, flags | _SAFE_OPEN, dir_fd=here))
@@ -245,19 +279,29 @@ class HostInode(Inode, HostNode):
         if self._kind != stats.S_IFDIR:
             mode &= ~_SET_ID
         if self.above is None or self._kind == stats.S_IFDIR:
-            own = _directories.fd(self)
+            own = self._own()
             _host(lambda: os.chmod(b"/proc/self/fd/%d" % own, mode & 0o7777))
             return
+        self._by_itself(lambda path: os.chmod(path, mode & 0o7777))
+
+    def _by_itself(self, call: Callable[[bytes], T]) -> T:
+        """Call the host with a path that leads to this very file, even if it is a symbolic link."""
+        if self.above is None or self._kind == stats.S_IFDIR:
+            own = self._own()
+            return _host(lambda: call(b"/proc/self/fd/%d" % own))
         here = self._at()
         fd = _host(lambda: os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here))
         try:
             self._check_same(os.fstat(fd))
-            _host(lambda: os.chmod(b"/proc/self/fd/%d" % fd, mode & 0o7777))
+            return _host(lambda: call(b"/proc/self/fd/%d" % fd))
         finally:
             os.close(fd)
 
     def chown(self, uid: int, gid: int) -> None:
         """See Inode."""
+        if self.above is None:
+            self._by_itself(lambda path: os.chown(path, uid, gid))
+            return
         here = self._at()
         _host(lambda: os.chown(self.name, uid, gid, dir_fd=here, follow_symlinks=False))
 
@@ -266,7 +310,7 @@ class HostInode(Inode, HostNode):
         now = self.stat()
         times = (now.atime_ns if atime_ns is None else atime_ns, now.mtime_ns if mtime_ns is None else mtime_ns)
         if self.above is None:
-            own = b"/proc/self/fd/%d" % _directories.fd(self)
+            own = b"/proc/self/fd/%d" % self._own()
             _host(lambda: os.utime(own, ns=times))
             return
         here = self._at()
@@ -278,6 +322,32 @@ class HostInode(Inode, HostNode):
             raise SyscallError(errno.EINVAL)
         contents = self._opened(write=True)
         _host(lambda: os.ftruncate(contents.fd, length))
+
+    def get_xattr(self, name: bytes) -> bytes:
+        """See Inode."""
+        return self._by_itself(lambda path: os.getxattr(path, name))
+
+    def list_xattrs(self) -> list[bytes]:
+        """See Inode."""
+        found = self._by_itself(lambda path: os.listxattr(path))
+        return [os.fsencode(name) for name in found if not name.startswith("system.")]
+
+    def set_xattr(self, name: bytes, value: bytes, flags: int) -> None:
+        """See Inode. Only user.*: the others mean something to the host's kernel."""
+        if not name.startswith(b"user."):
+            raise SyscallError(errno.EOPNOTSUPP)
+        self._by_itself(lambda path: os.setxattr(path, name, value, flags))
+
+    def remove_xattr(self, name: bytes) -> None:
+        """See Inode."""
+        if not name.startswith(b"user."):
+            raise SyscallError(errno.EOPNOTSUPP)
+        self._by_itself(lambda path: os.removexattr(path, name))
+
+    def __del__(self) -> None:
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
 
     def statfs_magic(self) -> int:
         """See Inode."""

@@ -151,6 +151,10 @@ class Inode:
         """Make a file of the kind in ``mode``, owned by ``creds``. EEXIST."""
         raise SyscallError(errno.EPERM)
 
+    def unnamed(self, mode: int, creds: "Credentials") -> "Inode":
+        """Make a regular file without a name on this directory's file system (O_TMPFILE)."""
+        raise SyscallError(errno.EOPNOTSUPP)
+
     def symlink(self, name: bytes, target: bytes, creds: "Credentials") -> "Inode":
         """Make a symbolic link. EEXIST."""
         raise SyscallError(errno.EPERM)

@@ -416,6 +416,15 @@ class Directory(Node):
         self.changed()
         return node
 
+    def unnamed(self, mode: int, creds: "Credentials") -> Inode:
+        """See Inode."""
+        node = Regular(self.fs, stats.S_IFREG)
+        inherits = self.stat()
+        node.own = Attributes(mode & 0o7777, creds.fsuid, inherits.gid if inherits.mode & _S_ISGID else creds.fsgid)
+        node.own.nlink = 0
+        node.store = PageStore(self.fs.memory)
+        return node
+
     def symlink(self, name: bytes, target: bytes, creds: "Credentials") -> Inode:
         """See Inode."""
         node = self.create(name, stats.S_IFLNK | 0o777, creds)

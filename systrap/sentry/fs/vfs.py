@@ -29,7 +29,7 @@ from systrap.sentry.fs import notify, places
 from systrap.sentry.fs.contents import OPathFile, PathFile
 from systrap.sentry.fs.hostrw import HostInode
 from systrap.sentry.fs.inode import MAY_EXEC, MAY_READ, MAY_WRITE, Inode, Location, without_set_id
-from systrap.sentry.fs.nodes import Directory, Regular, host_overlay, new_tree
+from systrap.sentry.fs.nodes import host_overlay, new_tree
 from systrap.sentry.fs.path import Walk
 from systrap.sentry.limits import RLIMIT_NOFILE, remember_host_limit
 
@@ -251,9 +251,7 @@ class VFS:
         if not where.inode.is_directory:
             raise SyscallError(errno.ENOTDIR)
         where.inode.check(task.creds, MAY_WRITE | MAY_EXEC)
-        if not isinstance(where.inode, Directory):
-            raise SyscallError(errno.EOPNOTSUPP)
-        node = new_unnamed(where.inode, task, mode)
+        node = where.inode.unnamed(mode & 0o7777 & ~task.fs.umask, task.creds)
         return node.open(task, Location(node, where, b"#%d" % node.stat().ino), flags & ~(O_TMPFILE | O_DIRECTORY))
 
     def open_exec(self, task: "Task", at: Location | None, path: Path) -> OpenFile:
@@ -451,17 +449,6 @@ def _check_hardlink(creds: "Credentials", inode: Inode) -> None:
         inode.check(creds, MAY_READ | MAY_WRITE)
     except SyscallError:
         raise SyscallError(errno.EPERM) from None
-
-
-def new_unnamed(directory: Directory, task: "Task", mode: int) -> Regular:
-    """Return a regular file of a directory's file system that has no name."""
-    name = b"\0unnamed"
-    node = directory.create(name, stats.S_IFREG | mode & 0o7777 & ~task.fs.umask, task.creds)
-    directory.upper.pop(name)
-    if not isinstance(node, Regular):
-        raise SyscallError(errno.EOPNOTSUPP)
-    node.count_link(-1)
-    return node
 
 
 def _raise_file_limit() -> None:
