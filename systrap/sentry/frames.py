@@ -6,6 +6,7 @@
     ^ rsp at the handler's entry, 16n + 8
 """
 
+import errno
 import struct
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 SS_ONSTACK: Final = 1
 SS_DISABLE: Final = 2
 SS_AUTODISARM: Final = 1 << 31
+MINSIGSTKSZ: Final = 2048
 SA_ONSTACK: Final = 0x08000000
 SA_RESTORER: Final = 0x04000000
 
@@ -38,19 +40,24 @@ _KEPT_FLAGS: Final = 0x202
 _U64: Final = (1 << 64) - 1
 
 
-def _on_altstack(task: "Task", sp: int) -> bool:
-    start, flags, size = task.altstack
-    return not flags & SS_DISABLE and start < sp <= start + size
+def within_altstack(task: "Task", sp: int) -> bool:
+    """Tell whether a stack pointer is on the alternate stack."""
+    start, _, size = task.altstack
+    return start < sp <= start + size
 
 
-def _choose_stack(task: "Task", action: "Action") -> int:
-    """Return where the frame goes below: the alternate stack if asked for, else below the red zone."""
-    sp = task.context.regs[r.RSP]
-    start, flags, size = task.altstack
-    usable = action.flags & SA_ONSTACK and size and not flags & SS_DISABLE
-    if usable and (not _on_altstack(task, sp) or flags & SS_AUTODISARM):
-        return start + size
-    return sp - _RED_ZONE
+def on_altstack(task: "Task") -> bool:
+    """Tell whether a task runs on its alternate stack. One that disarms itself is never in use."""
+    return not task.altstack[1] & SS_AUTODISARM and within_altstack(task, task.context.regs[r.RSP])
+
+
+def _choose_stack(task: "Task", action: "Action") -> tuple[int, bool]:
+    """Return where the frame goes below, and whether that is the alternate stack: else it is below the red zone."""
+    start, _, size = task.altstack
+    nested = on_altstack(task)
+    if action.flags & SA_ONSTACK and size and not nested:
+        return start + size, True
+    return task.context.regs[r.RSP] - _RED_ZONE, nested
 
 
 def push(task: "Task", info: "Info", action: "Action", old_mask: int) -> bool:
@@ -58,9 +65,7 @@ def push(task: "Task", info: "Info", action: "Action", old_mask: int) -> bool:
     if not action.flags & SA_RESTORER:
         return False
     context, regs = task.context, task.context.regs
-    top = _choose_stack(task, action)
-    if action.flags & SA_ONSTACK and _on_altstack(task, regs[r.RSP]) and not _on_altstack(task, top - 1024):
-        return False
+    top, alternate = _choose_stack(task, action)
     context.pull_full_state()
     fp = bytearray(context.fp)
     size = len(fp)
@@ -69,12 +74,12 @@ def push(task: "Task", info: "Info", action: "Action", old_mask: int) -> bool:
         fp += struct.pack("<I", _MAGIC2)
     fp_address = (top - len(fp)) & ~63
     frame = ((fp_address - 8 - _UCONTEXT - _SIGINFO) & ~15) - 8
+    if alternate and not within_altstack(task, frame):
+        return False
     uc_address, info_address = frame + 8, frame + 8 + _UCONTEXT
     fault = (info.err, info.trapno, info.addr) if info.trapno or info.err else (0, 0, 0)
     selectors = regs[r.CS] & 0xFFFF | (regs[r.SS] & 0xFFFF) << 48
     start, flags, length = task.altstack
-    if not flags & SS_DISABLE:
-        flags = flags & SS_AUTODISARM | (SS_ONSTACK if _on_altstack(task, regs[r.RSP]) else 0)
     ucontext = struct.pack("<QQQi4xQ", _UC_FLAGS, 0, start, flags - (1 << 32) if flags >> 31 else flags, length)
     ucontext += struct.pack("<17Q", *(regs[index] for index in _GREGS))
     ucontext += struct.pack("<6QQ", regs[r.EFLAGS], selectors, fault[0], fault[1], old_mask, fault[2], fp_address)
@@ -117,10 +122,25 @@ def sigreturn(task: "Task") -> bool:
     regs[r.EFLAGS] = eflags & _USER_FLAGS | _KEPT_FLAGS
     regs[r.ORIG_RAX] = _U64
     task.signal_mask = mask & ~(1 << 8 | 1 << 18)
-    task.altstack = (0, SS_DISABLE, 0) if flags & SS_DISABLE else (start, flags & SS_AUTODISARM, length)
+    set_altstack(task, start, flags, length)
     task.context.fp[:] = image
     task.context.full_state_changed()
     return True
+
+
+def set_altstack(task: "Task", start: int, flags: int, size: int) -> int:
+    """Set the alternate stack (sigaltstack, sigreturn). Returns 0 or the errno of why not."""
+    if on_altstack(task):
+        return errno.EPERM
+    mode = flags & ~SS_AUTODISARM
+    if mode not in (0, SS_ONSTACK, SS_DISABLE):
+        return errno.EINVAL
+    if mode == SS_DISABLE:
+        start = size = 0
+    elif size < MINSIGSTKSZ:
+        return errno.ENOMEM
+    task.altstack = (start, flags, size)
+    return 0
 
 
 def _read_fp(task: "Task", address: int) -> bytearray:

@@ -3,7 +3,7 @@
 import errno
 from typing import TYPE_CHECKING, Final
 
-from systrap.sentry.errors import SyscallError
+from systrap.sentry.errors import Interrupted, SyscallError
 from systrap.sentry.wait import POLLIN, Wait, WaitQueue
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ class Futexes:
             while not sleeper.woken:
                 if not await Wait((sleeper.queue,), deadline):
                     break
+        except Interrupted:
+            # Who woke it counts on that: a signal at the same time has to wait.
+            if not sleeper.woken:
+                raise
         finally:
             self._remove(sleeper)
         return sleeper.woken
@@ -87,6 +91,9 @@ class Futexes:
             while not any(sleeper.woken for sleeper in sleepers):
                 if not await Wait((queue,), deadline):
                     break
+        except Interrupted:
+            if not any(sleeper.woken for sleeper in sleepers):
+                raise
         finally:
             for sleeper in sleepers:
                 self._remove(sleeper)

@@ -3,6 +3,7 @@
 import resource
 from typing import Final
 
+RLIMIT_CPU: Final = 0
 RLIMIT_FSIZE: Final = 1
 RLIMIT_STACK: Final = 3
 RLIMIT_CORE: Final = 4

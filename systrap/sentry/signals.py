@@ -33,6 +33,9 @@ SA_RESTART: Final = 0x10000000
 SA_NODEFER: Final = 0x40000000
 SA_RESETHAND: Final = 0x80000000
 
+SA_KNOWN: Final = 0xDC000807
+"""The flags a kernel of our release knows; it forgets the others (sigaction(2), SA_UNSUPPORTED)."""
+
 SI_USER: Final = 0
 SI_KERNEL: Final = 0x80
 SI_QUEUE: Final = -1
@@ -178,6 +181,10 @@ class Pending:
             self.bits &= ~bit(signo)
         return info
 
+    def holds_timer(self, signo: int, timer_id: int) -> bool:
+        """Tell whether a signal of a POSIX timer is pending."""
+        return any(info.code == SI_TIMER and info.timerid == timer_id for info in self._queues.get(signo, ()))
+
     def discard(self, mask: int) -> None:
         """Forget every pending signal in a mask."""
         for signo in list(self._queues):
@@ -222,16 +229,16 @@ class Signals:
             self._forget(group, bit(SIGCONT))
         elif signo == SIGCONT:
             self._forget(group, STOPS)
-            exits.continue_group(group)
         pending = group.pending if task is None else task.pending
-        if self._ignored(group, task, signo):
-            return
-        if not pending.add(info or Info(signo)):
-            return
-        group.signal_queue.notify()
-        target = task or self._taker(group, mask)
-        if target is not None:
-            self._kernel.signal_task(target)
+        added = not self._ignored(group, task, signo) and pending.add(info or Info(signo))
+        if signo == SIGCONT:
+            # Pending first: a call that was stopped must see whether a handler runs.
+            exits.continue_group(group)
+        if added:
+            group.signal_queue.notify()
+            target = task or self._taker(group, mask)
+            if target is not None:
+                self._kernel.signal_task(target)
 
     @staticmethod
     def _forget(group: "ThreadGroup", mask: int) -> None:
@@ -274,7 +281,12 @@ class Signals:
 
     def dequeue(self, task: "Task", mask: int) -> Info | None:
         """Take a pending signal out of ``mask``: the thread's own first (sigtimedwait, signalfd)."""
-        return task.pending.take(mask) or task.group.pending.take(mask)
+        info = task.pending.take(mask) or task.group.pending.take(mask)
+        if info is not None and info.code == SI_TIMER and info.raw is None:
+            timer = task.group.posix_timers.get(info.timerid)
+            if timer is not None:
+                return info._replace(overrun=timer.taken())
+        return info
 
     @staticmethod
     def has_deliverable(task: "Task") -> bool:
@@ -341,13 +353,13 @@ class Signals:
         if action.flags & SA_RESETHAND:
             task.group.handlers.set(info.signo, action._replace(handler=SIG_DFL))
         old_mask = task.saved_mask if task.saved_mask is not None else task.signal_mask
-        task.saved_mask = None
         if not frames.push(task, info, action, old_mask):
             # There is no stack to put the frame on.
             if info.signo == SIGSEGV:
                 task.group.handlers.set(SIGSEGV, _DEFAULT)
             self.force(task, Info(SIGSEGV, SI_KERNEL))
             return
+        task.saved_mask = None
         mask = action.mask | (0 if action.flags & SA_NODEFER else bit(info.signo))
         task.signal_mask = (task.signal_mask | mask) & ~UNBLOCKABLE
 

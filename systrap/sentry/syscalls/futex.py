@@ -39,13 +39,15 @@ async def sys_futex(
     futexes, mm = task.kernel.futexes, task.mm
     private = bool(operation & _PRIVATE)
     command = operation & ~(_PRIVATE | _CLOCK_REALTIME)
+    if operation & _CLOCK_REALTIME and command != _WAIT_BITSET:
+        raise SyscallError(errno.ENOSYS)
     if command in (_WAIT, _WAIT_BITSET):
         return await _wait(task, operation, address, value, timeout, value3)
     if command in (_WAKE, _WAKE_BITSET):
         bitset = value3 if command == _WAKE_BITSET else BITSET_ANY
         if not bitset or address & 3:
             raise SyscallError(errno.EINVAL)
-        return futexes.wake(mm.futex_key(address, private), _signed(value), bitset)
+        return futexes.wake(mm.futex_key(address, private), max(1, _signed(value)), bitset)
     if command in (_REQUEUE, _CMP_REQUEUE):
         if address & 3 or address2 & 3 or _signed(value) < 0 or _signed(timeout) < 0:
             raise SyscallError(errno.EINVAL)
@@ -141,7 +143,7 @@ def _signed12(value: int) -> int:
 @syscall("futex_waitv")
 async def sys_futex_waitv(task: Task, waiters: addr, count: u32, flags: u32, timeout: addr, clock: i32) -> Result:
     """futex_waitv(2)."""
-    if flags or not 0 < count <= _WAITV_MAX or clock not in (0, 1):
+    if flags or not 0 < count <= _WAITV_MAX or (timeout and clock not in (0, 1)):
         raise SyscallError(errno.EINVAL)
     words: list[tuple[int, bool, int]] = []
     for value, address, kind, reserved in struct.iter_unpack("<QQII", task.mm.read(waiters, count * _WAITV_SIZE)):

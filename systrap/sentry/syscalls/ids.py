@@ -44,9 +44,15 @@ def sys_getegid(task: Task) -> Result:
     return task.creds.egid
 
 
+def _check_id(value: int) -> None:
+    if value == _NONE:
+        raise SyscallError(errno.EINVAL)
+
+
 @syscall("setuid")
 def sys_setuid(task: Task, uid: u32) -> Result:
     """setuid(2)."""
+    _check_id(uid)
     creds = task.creds
     if creds.capable(_SETUID):
         task.creds = creds._replace(ruid=uid, euid=uid, suid=uid, fsuid=uid)
@@ -60,6 +66,7 @@ def sys_setuid(task: Task, uid: u32) -> Result:
 @syscall("setgid")
 def sys_setgid(task: Task, gid: u32) -> Result:
     """setgid(2)."""
+    _check_id(gid)
     creds = task.creds
     if creds.capable(_SETGID):
         task.creds = creds._replace(rgid=gid, egid=gid, sgid=gid, fsgid=gid)
@@ -146,7 +153,7 @@ def sys_getresgid(task: Task, rgid: addr, egid: addr, sgid: addr) -> Result:
 def sys_setfsuid(task: Task, uid: u32) -> Result:
     """setfsuid(2): returns the old id, whatever happens."""
     creds = task.creds
-    if creds.capable(_SETUID) or uid in (creds.ruid, creds.euid, creds.suid, creds.fsuid):
+    if uid != _NONE and (creds.capable(_SETUID) or uid in (creds.ruid, creds.euid, creds.suid, creds.fsuid)):
         task.creds = creds._replace(fsuid=uid)
     return creds.fsuid
 
@@ -155,7 +162,7 @@ def sys_setfsuid(task: Task, uid: u32) -> Result:
 def sys_setfsgid(task: Task, gid: u32) -> Result:
     """setfsgid(2): returns the old id, whatever happens."""
     creds = task.creds
-    if creds.capable(_SETGID) or gid in (creds.rgid, creds.egid, creds.sgid, creds.fsgid):
+    if gid != _NONE and (creds.capable(_SETGID) or gid in (creds.rgid, creds.egid, creds.sgid, creds.fsgid)):
         task.creds = creds._replace(fsgid=gid)
     return creds.fsgid
 
@@ -179,7 +186,9 @@ def sys_setgroups(task: Task, size: u32, groups: addr) -> Result:
     if size > _NGROUPS_MAX:
         raise SyscallError(errno.EINVAL)
     found = struct.unpack(f"<{size}I", task.mm.read(groups, 4 * size)) if size else ()
-    task.creds = task.creds._replace(groups=tuple(found))
+    if _NONE in found:
+        raise SyscallError(errno.EINVAL)
+    task.creds = task.creds._replace(groups=tuple(sorted(found)))
     return 0
 
 
@@ -197,14 +206,21 @@ def _cap_header(task: Task, header: int) -> tuple[int, int]:
 
 @syscall("capget")
 def sys_capget(task: Task, header: addr, data: addr) -> Result:
-    """capget(2)."""
-    words, pid = _cap_header(task, header)
-    if not data:
+    """capget(2). Without ``data`` it only tells the version."""
+    try:
+        words, pid = _cap_header(task, header)
+    except SyscallError as error:
+        if data or error.errno != errno.EINVAL:
+            raise
         return 0
+    if pid < 0:
+        raise SyscallError(errno.EINVAL)
     target = task.kernel.tasks.get(pid) if pid else task
     if target is None:
         raise SyscallError(errno.ESRCH)
     held = _ALL_CAPABILITIES if target.creds.euid == 0 else 0
+    if not data:
+        return 0
     for word in range(words):
         part = held >> 32 * word & 0xFFFFFFFF
         task.mm.write(data + 12 * word, struct.pack("<3I", part, part, 0))

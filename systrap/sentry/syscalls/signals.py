@@ -12,6 +12,7 @@ from systrap.sentry.errors import Interrupted, RestartKind, SyscallError
 from systrap.sentry.pidfd import group_of
 from systrap.sentry.signals import (
     IGNORED_BY_DEFAULT,
+    SA_KNOWN,
     SI_KERNEL,
     SI_TKILL,
     SI_USER,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from systrap.sentry.task import Task, ThreadGroup
 
 _ACTION: Final = struct.Struct("<4Q")
-_MINSIGSTKSZ: Final = 2048
 _HOW_BLOCK, _HOW_UNBLOCK, _HOW_SET = 0, 1, 2
 
 
@@ -53,7 +53,7 @@ def sys_rt_sigaction(task: Task, signo: i32, new: addr, old: addr, size: u64) ->
     before = handlers.get(signo)
     if new:
         action = Action(*_ACTION.unpack(task.mm.read(new, 32)))
-        handlers.set(signo, action._replace(mask=action.mask & ~UNBLOCKABLE))
+        handlers.set(signo, action._replace(flags=action.flags & SA_KNOWN, mask=action.mask & ~UNBLOCKABLE))
         if action.handler == SIG_IGN or (action.handler == SIG_DFL and bit(signo) & IGNORED_BY_DEFAULT):
             task.group.pending.discard(bit(signo))
             for member in task.group.tasks:
@@ -158,25 +158,14 @@ def sys_rt_sigreturn(task: Task) -> Result:
 def sys_sigaltstack(task: Task, new: addr, old: addr) -> Result:
     """sigaltstack(2)."""
     start, flags, size = task.altstack
-    sp = task.context.regs[19]
-    on_it = not flags & frames.SS_DISABLE and start < sp <= start + size
+    in_use = frames.on_altstack(task)
     if new:
-        new_start, new_flags, new_size = struct.unpack("<QI4xQ", task.mm.read(new, 24))
-        if on_it and not flags & frames.SS_AUTODISARM:
-            raise SyscallError(errno.EPERM)
-        if new_flags & ~(frames.SS_DISABLE | frames.SS_ONSTACK | frames.SS_AUTODISARM):
-            raise SyscallError(errno.EINVAL)
-        if new_flags & frames.SS_DISABLE:
-            task.altstack = (0, frames.SS_DISABLE, 0)
-        elif new_size < _MINSIGSTKSZ:
-            raise SyscallError(errno.ENOMEM)
-        else:
-            task.altstack = (new_start, new_flags & frames.SS_AUTODISARM, new_size)
+        failure = frames.set_altstack(task, *struct.unpack("<QI4xQ", task.mm.read(new, 24)))
+        if failure:
+            raise SyscallError(failure)
     if old:
-        shown = (
-            flags if flags & frames.SS_DISABLE else flags & frames.SS_AUTODISARM | (frames.SS_ONSTACK if on_it else 0)
-        )
-        task.mm.write(old, struct.pack("<QI4xQ", start, shown, size))
+        state = (frames.SS_ONSTACK if in_use else 0) if size else frames.SS_DISABLE
+        task.mm.write(old, struct.pack("<QI4xQ", start, state | flags & frames.SS_AUTODISARM, size))
     return 0
 
 
@@ -185,6 +174,12 @@ def sys_sigaltstack(task: Task, new: addr, old: addr) -> Result:
 
 def _user_info(task: Task, signo: int, code: int) -> Info:
     return Info(signo, code, pid=task.group.pid, uid=task.creds.ruid)
+
+
+def _check_number(signo: int) -> None:
+    """Raise EINVAL for what is no signal; 0 is none, and asks only whether one could be sent."""
+    if not 0 <= signo <= 64:
+        raise SyscallError(errno.EINVAL)
 
 
 def may_signal(task: Task, group: ThreadGroup, signo: int) -> bool:
@@ -201,8 +196,6 @@ def may_signal(task: Task, group: ThreadGroup, signo: int) -> bool:
 @syscall("kill")
 def sys_kill(task: Task, pid: i32, signo: i32) -> Result:
     """kill(2)."""
-    if not 0 <= signo <= 64:
-        raise SyscallError(errno.EINVAL)
     kernel = task.kernel
     if pid > 0:
         group = kernel.groups.get(pid)
@@ -210,6 +203,7 @@ def sys_kill(task: Task, pid: i32, signo: i32) -> Result:
             by_tid = kernel.tasks.get(pid)
             group = by_tid.group if by_tid is not None else None
         if pid == 1:
+            _check_number(signo)
             if not task.creds.capable(5):
                 raise SyscallError(errno.EPERM)
             return 0
@@ -223,6 +217,7 @@ def sys_kill(task: Task, pid: i32, signo: i32) -> Result:
         targets = [group for group in kernel.groups.values() if group.pgid == pgid]
     if not targets:
         raise SyscallError(errno.ESRCH)
+    _check_number(signo)
     allowed = [group for group in targets if may_signal(task, group, signo)]
     if not allowed:
         raise SyscallError(errno.EPERM)
@@ -232,40 +227,41 @@ def sys_kill(task: Task, pid: i32, signo: i32) -> Result:
     return 0
 
 
-def _thread(task: Task, tgid: int, tid: int, signo: int) -> Task:
-    if tid <= 0 or not 0 <= signo <= 64:
-        raise SyscallError(errno.EINVAL)
-    target = task.kernel.tasks.get(tid)
-    if target is None or (tgid and target.group.pid != tgid):
+def _send_to_thread(task: Task, tgid: int, tid: int, signo: int, info: Info) -> int:
+    """Send a signal to a thread; ``tgid`` 0: of any process. One that has ended but is not collected takes it silently."""
+    kernel = task.kernel
+    target = kernel.tasks.get(tid)
+    group = target.group if target is not None else kernel.groups.get(tid)
+    if group is None or (tgid and group.pid != tgid):
         raise SyscallError(errno.ESRCH)
-    if not may_signal(task, target.group, signo):
+    _check_number(signo)
+    if not may_signal(task, group, signo):
         raise SyscallError(errno.EPERM)
-    return target
+    if signo and target is not None:
+        kernel.signals.send_task(target, signo, info)
+    return 0
 
 
 @syscall("tkill")
 def sys_tkill(task: Task, tid: i32, signo: i32) -> Result:
     """tkill(2)."""
-    target = _thread(task, 0, tid, signo)
-    if signo:
-        task.kernel.signals.send_task(target, signo, _user_info(task, signo, SI_TKILL))
-    return 0
+    if tid <= 0:
+        raise SyscallError(errno.EINVAL)
+    return _send_to_thread(task, 0, tid, signo, _user_info(task, signo, SI_TKILL))
 
 
 @syscall("tgkill")
 def sys_tgkill(task: Task, tgid: i32, tid: i32, signo: i32) -> Result:
     """tgkill(2)."""
-    if tgid <= 0:
+    if tgid <= 0 or tid <= 0:
         raise SyscallError(errno.EINVAL)
-    target = _thread(task, tgid, tid, signo)
-    if signo:
-        task.kernel.signals.send_task(target, signo, _user_info(task, signo, SI_TKILL))
-    return 0
+    return _send_to_thread(task, tgid, tid, signo, _user_info(task, signo, SI_TKILL))
 
 
 def _queued_info(task: Task, pid: int, signo: int, address: int) -> Info:
+    """Take a siginfo from the guest. Only to itself may a thread send what looks like the kernel's or kill's."""
     info = Info.parse(signo, task.mm.read(address, 128))
-    if (info.code >= 0 or info.code == SI_TKILL) and pid != task.group.pid:
+    if (info.code >= 0 or info.code == SI_TKILL) and pid != task.tid:
         raise SyscallError(errno.EPERM)
     return info
 
@@ -274,11 +270,11 @@ def _queued_info(task: Task, pid: int, signo: int, address: int) -> Info:
 def sys_rt_sigqueueinfo(task: Task, pid: i32, signo: i32, info: addr) -> Result:
     """rt_sigqueueinfo(2)."""
     queued = _queued_info(task, pid, signo, info)
-    group = task.kernel.groups.get(pid)
+    target = task.kernel.tasks.get(pid)
+    group = target.group if target is not None else task.kernel.groups.get(pid)
     if group is None:
         raise SyscallError(errno.ESRCH)
-    if not 0 <= signo <= 64:
-        raise SyscallError(errno.EINVAL)
+    _check_number(signo)
     if not may_signal(task, group, signo):
         raise SyscallError(errno.EPERM)
     if signo:
@@ -289,11 +285,9 @@ def sys_rt_sigqueueinfo(task: Task, pid: i32, signo: i32, info: addr) -> Result:
 @syscall("rt_tgsigqueueinfo")
 def sys_rt_tgsigqueueinfo(task: Task, tgid: i32, tid: i32, signo: i32, info: addr) -> Result:
     """rt_tgsigqueueinfo(2)."""
-    queued = _queued_info(task, tgid, signo, info)
-    target = _thread(task, tgid, tid, signo)
-    if signo:
-        task.kernel.signals.send_task(target, signo, queued)
-    return 0
+    if tgid <= 0 or tid <= 0:
+        raise SyscallError(errno.EINVAL)
+    return _send_to_thread(task, tgid, tid, signo, _queued_info(task, tid, signo, info))
 
 
 @syscall("pidfd_send_signal")
@@ -311,7 +305,11 @@ def sys_pidfd_send_signal(task: Task, pidfd: i32, signo: i32, info: addr, flags:
         raise SyscallError(errno.ESRCH)
     if not may_signal(task, group, signo):
         raise SyscallError(errno.EPERM)
-    queued = _queued_info(task, group.pid, signo, info) if info else _user_info(task, signo, SI_USER)
+    queued = _user_info(task, signo, SI_USER)
+    if info:
+        if task.mm.read_u32(info) != signo:
+            raise SyscallError(errno.EINVAL)
+        queued = _queued_info(task, group.pid, signo, info)
     if signo:
         task.kernel.signals.send_group(group, signo, queued)
     return 0

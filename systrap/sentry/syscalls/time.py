@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry import clocks
-from systrap.sentry.clocks import PosixTimer, deadline_for, itimer, now_ns, pack_time, unpack_time
+from systrap.sentry.clocks import PosixTimer, check_waitable, deadline_for, itimer, now_ns, pack_time, unpack_time
 from systrap.sentry.errors import Interrupted, RestartKind, SyscallError
 from systrap.sentry.signals import SIGALRM
 from systrap.sentry.syscalls.table import Result, addr, i32, syscall, u32
@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 _TIMER_ABSTIME: Final = 1
 _SIGEV_SIGNAL: Final = 0
 _SIGEV_NONE: Final = 1
+_SIGEV_THREAD: Final = 2
 _SIGEV_THREAD_ID: Final = 4
 _MAX_TIMERS: Final = 4096
+_CPU_TICK: Final = 0.004
+_TIMEX_SIZE: Final = 208
+_STA_UNSYNC: Final = 0x40
+_TIME_ERROR: Final = 5
+_ADJ_OFFSET_SS_READ: Final = 0xA001
 
 
 @syscall("clock_gettime")
@@ -36,8 +42,8 @@ def sys_clock_getres(task: Task, clock: i32, result: addr) -> Result:
     """clock_getres(2)."""
     now_ns(clock, task)
     if result:
-        coarse = clock in (5, 6)
-        task.mm.write(result, struct.pack("<2q", 0, 4_000_000 if coarse else 1))
+        resolution = 1 if clock < 0 else round(time.clock_getres(clock) * 1e9)
+        task.mm.write(result, struct.pack("<2q", *divmod(resolution, 1_000_000_000)))
     return 0
 
 
@@ -100,12 +106,24 @@ async def sys_nanosleep(task: Task, wanted: addr, remaining: addr) -> Result:
 @syscall("clock_nanosleep")
 async def sys_clock_nanosleep(task: Task, clock: i32, flags: i32, wanted: addr, remaining: addr) -> Result:
     """clock_nanosleep(2)."""
-    if clock == clocks.THREAD_CPU or clock not in clocks.KNOWN:
-        raise SyscallError(errno.EINVAL)
+    check_waitable(clock, task, thread=False)
     seconds = unpack_time(task.mm.read(wanted, 16))
     absolute = bool(flags & _TIMER_ABSTIME)
+    if clock < 0 or clock == clocks.PROCESS_CPU:
+        return await _sleep_cpu(task, clock, seconds, absolute)
     deadline = _resumed(task) or deadline_for(clock, seconds, absolute)
     return await _sleep(task, deadline, 0 if absolute else remaining)
+
+
+async def _sleep_cpu(task: Task, clock: int, seconds: float, absolute: bool) -> int:
+    """Sleep until a process has used an amount of CPU time: other threads', or another process's."""
+    until = int(seconds * 1e9) + (0 if absolute else now_ns(clock, task))
+    try:
+        while (left := until - now_ns(clock, task)) > 0:
+            await Wait((WaitQueue(),), time.monotonic() + max(left / 1e9, _CPU_TICK))
+    except Interrupted:
+        raise Interrupted(RestartKind.NOHAND) from None
+    return 0
 
 
 # Interval timers.
@@ -117,7 +135,8 @@ def sys_alarm(task: Task, seconds: u32) -> Result:
     timer = itimer(task.group, 0)
     left = timer.left()
     timer.set(time.monotonic() + seconds if seconds else None, 0.0)
-    return -int(-left // 1) if left else 0
+    # To the nearest second, but never 0 for an alarm that is set.
+    return max(1, int(left + 0.5)) if left else 0
 
 
 def _timeval(seconds: float) -> tuple[int, int]:
@@ -149,7 +168,7 @@ def sys_setitimer(task: Task, which: i32, new: addr, old: addr) -> Result:
     if fields[0] < 0 or fields[2] < 0 or not (0 <= fields[1] < 1_000_000 and 0 <= fields[3] < 1_000_000):
         raise SyscallError(errno.EINVAL)
     value, interval = fields[2] + fields[3] / 1e6, fields[0] + fields[1] / 1e6
-    timer.set(time.monotonic() + value if value else None, interval)
+    timer.set(timer.now() + value if value else None, interval)
     if old:
         task.mm.write(old, before)
     return 0
@@ -161,8 +180,7 @@ def sys_setitimer(task: Task, which: i32, new: addr, old: addr) -> Result:
 @syscall("timer_create")
 def sys_timer_create(task: Task, clock: i32, event: addr, result: addr) -> Result:
     """timer_create(2)."""
-    if clock not in clocks.KNOWN:
-        raise SyscallError(errno.EINVAL)
+    check_waitable(clock, task, thread=True)
     group = task.group
     if len(group.posix_timers) >= _MAX_TIMERS:
         raise SyscallError(errno.EAGAIN)
@@ -172,7 +190,7 @@ def sys_timer_create(task: Task, clock: i32, event: addr, result: addr) -> Resul
         value, signo, notify, tid = struct.unpack("<Qiii", task.mm.read(event, 20))
         if notify == _SIGEV_NONE:
             signo = 0
-        elif notify not in (_SIGEV_SIGNAL, _SIGEV_THREAD_ID) or not 1 <= signo <= 64:
+        elif notify not in (_SIGEV_SIGNAL, _SIGEV_THREAD, _SIGEV_THREAD_ID) or not 1 <= signo <= 64:
             raise SyscallError(errno.EINVAL)
         if notify != _SIGEV_THREAD_ID:
             tid = 0
@@ -193,11 +211,18 @@ def _posix_timer(task: Task, timer_id: int) -> PosixTimer:
 @syscall("timer_settime")
 def sys_timer_settime(task: Task, timer_id: i32, flags: i32, new: addr, old: addr) -> Result:
     """timer_settime(2)."""
-    timer = _posix_timer(task, timer_id)
+    if not new:
+        raise SyscallError(errno.EINVAL)
     data = task.mm.read(new, 32)
     interval, value = unpack_time(data[:16]), unpack_time(data[16:])
+    timer = _posix_timer(task, timer_id)
     before = pack_time(timer.interval) + pack_time(timer.left())
-    timer.set(deadline_for(timer.clock, value, bool(flags & _TIMER_ABSTIME)) if value else None, interval)
+    deadline: float | None = None
+    if value and timer.cpu:
+        deadline = value if flags & _TIMER_ABSTIME else timer.now() + value
+    elif value:
+        deadline = deadline_for(timer.clock, value, bool(flags & _TIMER_ABSTIME))
+    timer.set(deadline, interval)
     if old:
         task.mm.write(old, before)
     return 0
@@ -225,7 +250,55 @@ def sys_timer_delete(task: Task, timer_id: i32) -> Result:
     return 0
 
 
-@syscall("settimeofday", "clock_settime", "adjtimex", "clock_adjtime")
-def sys_set_time(task: Task) -> Result:
-    """settimeofday(2) and its relatives: the host's clock is not the guest's to set."""
+# Setting clocks: the host's clock is not the guest's to set.
+
+
+@syscall("settimeofday")
+def sys_settimeofday(task: Task, new: addr, zone: addr) -> Result:
+    """settimeofday(2): setting nothing is allowed."""
+    if new:
+        seconds, micros = struct.unpack("<2q", task.mm.read(new, 16))
+        if seconds < 0 or not 0 <= micros < 1_000_000:
+            raise SyscallError(errno.EINVAL)
+    if new or zone:
+        raise SyscallError(errno.EPERM)
+    return 0
+
+
+@syscall("clock_settime")
+def sys_clock_settime(task: Task, clock: i32, new: addr) -> Result:
+    """clock_settime(2)."""
+    if clock != clocks.REALTIME:
+        raise SyscallError(errno.EINVAL)
+    unpack_time(task.mm.read(new, 16))
     raise SyscallError(errno.EPERM)
+
+
+def _adjust(task: Task, buffer: int) -> int:
+    """Tell how the clock is kept: by nobody we know (STA_UNSYNC, TIME_ERROR). EPERM for what would change it."""
+    data = bytearray(task.mm.read(buffer, _TIMEX_SIZE))
+    (modes,) = struct.unpack_from("<I", data)
+    if modes and modes != _ADJ_OFFSET_SS_READ:
+        raise SyscallError(errno.EPERM)
+    now, micros = divmod(time.time_ns() // 1000, 1_000_000)
+    struct.pack_into(
+        "<4qi4x3q2qq", data, 8, 0, 0, 16_000_000, 16_000_000, _STA_UNSYNC, 2, 1, 32_768_000, now, micros, 10_000
+    )
+    task.mm.write(buffer, bytes(data))
+    return _TIME_ERROR
+
+
+@syscall("adjtimex")
+def sys_adjtimex(task: Task, buffer: addr) -> Result:
+    """adjtimex(2), reading only."""
+    return _adjust(task, buffer)
+
+
+@syscall("clock_adjtime")
+def sys_clock_adjtime(task: Task, clock: i32, buffer: addr) -> Result:
+    """clock_adjtime(2), reading only."""
+    if clock not in clocks.KNOWN:
+        raise SyscallError(errno.EINVAL)
+    if clock != clocks.REALTIME:
+        raise SyscallError(errno.EOPNOTSUPP)
+    return _adjust(task, buffer)
