@@ -119,8 +119,8 @@ def kernel(host: Host) -> Finding:
     """Judge the kernel's version. What single features are there is asked separately."""
     release = host.uname()[0]
     found = version(release)
-    if found < (4, 14):
-        return missing(f"Linux {release} is older than 4.14", "boot a newer kernel (5.16 has everything)")
+    if found < (5, 3):
+        return missing(f"Linux {release} is older than 5.3", "boot a newer kernel (5.16 has everything)")
     if found < (5, 16):
         return degraded(f"Linux {release} runs guests with older, slower ways of waiting", "Linux 5.16 has everything")
     return ok(f"Linux {release}")

@@ -25,7 +25,7 @@ def test_ids_are_unique_and_everything_is_explained() -> None:
 
 CASES: list[tuple[str, FakeHost, Verdict, str]] = [
     ("architecture", FakeHost(machine="aarch64"), Verdict.MISSING, "aarch64"),
-    ("kernel", FakeHost(release="3.10.0-1160.el7"), Verdict.MISSING, "older than 4.14"),
+    ("kernel", FakeHost(release="3.10.0-1160.el7"), Verdict.MISSING, "older than 5.3"),
     ("kernel", FakeHost(release="5.10.0"), Verdict.DEGRADED, "5.10.0"),
     ("kernel", FakeHost(release="strange"), Verdict.MISSING, "strange"),
     ("python", FakeHost(python=(3, 9, 2)), Verdict.MISSING, "3.9.2"),
