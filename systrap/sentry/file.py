@@ -53,6 +53,16 @@ class OpenFile:
     pollable = True
     """Whether epoll takes it; plain files and directories are always ready, and it does not."""
 
+    @property
+    def read_timeout(self) -> float | None:
+        """How many seconds a blocking read waits (SO_RCVTIMEO); None: until there is something."""
+        return None
+
+    @property
+    def write_timeout(self) -> float | None:
+        """How many seconds a blocking write waits (SO_SNDTIMEO)."""
+        return None
+
     def __init__(self, flags: int) -> None:
         """Take access mode and status flags (O_…); creation flags are dropped."""
         self.flags = flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_CLOEXEC)

@@ -9,9 +9,9 @@ from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import OpenFile
 from systrap.sentry.fs import proc_memory, proc_status
 from systrap.sentry.fs.contents import DirectoryFile
-from systrap.sentry.fs.inode import Inode, Location
+from systrap.sentry.fs.inode import Inode, Location, Stat
 from systrap.sentry.fs.reopen import link_text, location_of
-from systrap.sentry.fs.synthetic import Directory, Link, SyntheticInode, TextInode, ino_of, tree
+from systrap.sentry.fs.synthetic import Directory, Link, SyntheticInode, TextInode, ino_of
 from systrap.sentry.limits import INFINITY
 from systrap.sentry.task import State
 
@@ -39,7 +39,12 @@ def _init_directory(group: "ThreadGroup") -> Inode:
         "oom_score_adj": "0\n",
         "stat": f"{pid} (init) S 0 {pid} {pid} {uptime}\n", "statm": "0 0 0 0 0 0 0\n", "status": status + ids, "wchan": "0",
     }  # fmt: skip
-    return tree(f"pid {pid}", {name: _constant(text.encode()) for name, text in texts.items()})
+    children: dict[bytes, Inode] = {
+        os.fsencode(name): TextInode(_constant(text.encode()), ino_of("pid", pid, name), _FILES[os.fsencode(name)][0])
+        for name, text in texts.items()
+    }
+    children[b"fd"] = Directory({}, ino_of("pid", pid, "fd"), 0o500)
+    return Directory(children, ino_of("pid", pid))
 
 
 def _constant(text: bytes) -> Callable[[], bytes]:
@@ -206,6 +211,13 @@ class DescriptorDirectory(Directory):
         if self.task.state is State.DEAD:
             return []
         return [(b"%d" % fd, ino_of(self.ino, fd), 10) for fd in self.task.fds.numbers()]
+
+    def stat(self) -> Stat:
+        """See Inode: the size of fd/ is the number of open descriptors."""
+        found = super().stat()
+        if self.mode & 0o077 or self.task.state is State.DEAD:
+            return found
+        return found._replace(size=len(self.task.fds.numbers()))
 
 
 class InfoDirectory(DescriptorDirectory):

@@ -7,7 +7,7 @@ from systrap.sentry.errors import SyscallError
 from systrap.sentry.fs.inode import Inode
 from systrap.sentry.fs.proc_pid import ThreadDirectory, process_directory
 from systrap.sentry.fs.proc_system import RELEASE, VERSION, system_files
-from systrap.sentry.fs.synthetic import Directory, Link, ino_of, tree
+from systrap.sentry.fs.synthetic import Directory, Link, ino_of
 
 if TYPE_CHECKING:
     from systrap.sentry.kernel import Kernel
@@ -18,7 +18,7 @@ __all__ = ["RELEASE", "VERSION", "ProcRoot", "mount_root"]
 class ProcRoot(Directory):
     """The root of /proc: the system's files, and a directory for every process."""
 
-    __slots__ = ("_init", "_kernel")
+    __slots__ = ("_kernel",)
 
     def __init__(self, kernel: "Kernel") -> None:
         """Build the fixed part."""
@@ -29,17 +29,6 @@ class ProcRoot(Directory):
         children[b"net"] = Link(lambda: b"self/net", ino_of("proc", "net"))
         super().__init__(children, 1)
         self._kernel = kernel
-        # Process 1 is the sentry itself, as far as guests can tell: it collects orphans and has no other life.
-        self._init = tree(
-            "/proc/1",
-            {
-                "comm": lambda: b"init\n",
-                "cmdline": lambda: b"/sbin/init\0",
-                "stat": lambda: b"1 (init) S 0 1 1" + b" 0" * 48 + b"\n",
-                "status": lambda: b"Name:\tinit\nState:\tS (sleeping)\nTgid:\t1\nPid:\t1\nPPid:\t0\nUid:\t0\t0\t0\t0\n",
-                "cgroup": lambda: b"0::/\n",
-            },
-        )
 
     def _self(self) -> bytes:
         task = self._kernel.current
@@ -62,7 +51,7 @@ class ProcRoot(Directory):
             number = int(name)
             group = self._kernel.groups.get(number)
             if number == self._kernel.init.pid:
-                return self._init
+                group = self._kernel.init
             if group is not None:
                 return process_directory(group)
             task = self._kernel.tasks.get(number)

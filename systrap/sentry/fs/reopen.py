@@ -14,6 +14,7 @@ from systrap.sentry.hoststream import HostStream
 from systrap.sentry.pipe import PipeEnd
 
 if TYPE_CHECKING:
+    from systrap.sentry.credentials import Credentials
     from systrap.sentry.task import Task
 
 
@@ -35,8 +36,10 @@ class OpenInode(Inode):
             raise SyscallError(errno.EACCES)
         self.file.truncate(length)
 
-    def check(self, creds: object, mask: int, real: bool = False) -> None:
-        """See Inode: who has the descriptor was allowed to; ``open`` keeps to its access mode."""
+    def check(self, creds: "Credentials", wanted: int, real: bool = False) -> None:
+        """See Inode. The run's own pipes are open to whoever has a descriptor of them."""
+        if isinstance(self.file, HostStream):
+            super().check(creds, wanted, real)
 
     def open(self, task: "Task", location: Location, flags: int) -> OpenFile:
         """See Inode. ENXIO for what cannot be opened again."""

@@ -7,6 +7,7 @@ signal returns how much; the error shows at the next call, as on Linux.
 from __future__ import annotations
 
 import errno
+import time
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import Interrupted, QuietPipeError, SyscallError, WouldBlockError
@@ -131,16 +132,26 @@ def read_segments(task: Task, file: OpenFile, segments: Segments, nowait: bool =
     return _read_waiting(task, file, segments, total)
 
 
+def _deadline(timeout: float | None) -> float | None:
+    """Return when a time-out that starts now ends."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
 async def _read_waiting(task: Task, file: OpenFile, segments: Segments, total: int) -> int:
+    deadline = _deadline(file.read_timeout)
     file.refs += 1
     try:
         while True:
-            await wait(file.queue)
+            in_time = await wait(file.queue, deadline=deadline)
             try:
                 return _read_now(task, file, segments, total)
             except WouldBlockError:
-                if file.nonblocking:
+                if file.nonblocking or not in_time:
                     raise
+    except Interrupted:
+        if deadline is not None:
+            raise SyscallError(errno.EINTR) from None
+        raise
     finally:
         drop(file)
 
@@ -324,7 +335,7 @@ async def write_rest(task: Task, file: OpenFile, data: bytes, done: int, progres
 
     ``progress``: something else was written before, so that errors and signals end the call quietly.
     """
-    view = memoryview(data)
+    view, deadline, in_time = memoryview(data), _deadline(file.write_timeout), True
     file.refs += 1
     try:
         while done < len(data):
@@ -332,11 +343,11 @@ async def write_rest(task: Task, file: OpenFile, data: bytes, done: int, progres
                 moved = file.write(view[done:])
                 done += moved
             except WouldBlockError:
-                if file.nonblocking:
+                if file.nonblocking or not in_time:
                     if done or progress:
                         break
                     raise
-                await wait(file.queue)
+                in_time = await wait(file.queue, deadline=deadline)
     except Interrupted:
         if not done and not progress:
             raise
