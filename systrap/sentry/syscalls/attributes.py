@@ -86,6 +86,7 @@ def sys_fchmodat2(task: Task, dirfd: i32, path: addr, mode: u32, flags: u32) -> 
 
 def _chown(task: Task, inode: Inode, uid: int, gid: int) -> int:
     found, creds = inode.stat(), task.creds
+    uid, gid = (number if number == -1 else number & 0xFFFFFFFF for number in (uid, gid))
     if creds.fsuid != 0 and (uid, gid) != (-1, -1):
         if creds.fsuid != found.uid or uid not in (-1, found.uid):
             raise SyscallError(errno.EPERM)

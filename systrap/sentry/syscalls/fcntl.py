@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from systrap.sentry.errors import SyscallError, WouldBlockError
 from systrap.sentry.file import O_APPEND, O_ASYNC, O_DIRECT, O_LARGEFILE, O_NOATIME, O_NONBLOCK, O_PATH, OpenFile
 from systrap.sentry.fs import locks
+from systrap.sentry.fs.contents import DirectoryFile
 from systrap.sentry.fs.locks import END, F_RDLCK, F_UNLCK, F_WRLCK, FileLocks, Owner
 from systrap.sentry.fs.memfd import MemoryDescriptor
 from systrap.sentry.pipe import PipeEnd
@@ -167,6 +168,13 @@ def _no_lease(task: Task, fd: int, file: OpenFile, argument: int) -> int:
     raise SyscallError(errno.EINVAL)
 
 
+def _notify(task: Task, fd: int, file: OpenFile, argument: int) -> int:
+    """Accept a wish for directory events by signal (dnotify); nothing is sent: that is inotify's business."""
+    if not isinstance(file, DirectoryFile):
+        raise SyscallError(errno.ENOTDIR)
+    return 0
+
+
 def _get_pipe_size(task: Task, fd: int, file: OpenFile, argument: int) -> int:
     if not isinstance(file, PipeEnd):
         raise SyscallError(errno.EBADF)
@@ -208,7 +216,7 @@ _COMMANDS: Final[dict[int, Callable[[Task, int, OpenFile, int], int]]] = {
     F_SETSIG: _set_signal,
     F_GETLEASE: _get_lease,
     F_SETLEASE: _no_lease,
-    F_NOTIFY: _no_lease,
+    F_NOTIFY: _notify,
     F_GETPIPE_SZ: _get_pipe_size,
     F_SETPIPE_SZ: _set_pipe_size,
     F_ADD_SEALS: _add_seals,
