@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from systrap import arch
 from systrap.platform import PlatformError
+from systrap.sentry.clocks import watch_cpu_limit
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.limits import RLIMIT_NPROC
 from systrap.sentry.signals import Pending
@@ -131,6 +132,7 @@ def clone(task: Task, args: CloneArgs) -> Task:
     _copy_resources(kernel, task, child, flags)
     child.signal_mask = task.signal_mask if task.saved_mask is None else task.saved_mask
     child.comm, child.personality, child.timer_slack = task.comm, task.personality, task.timer_slack
+    child.sched = task.sched.inherited()
     if not flags & CLONE_VM or flags & CLONE_VFORK:
         child.altstack = task.altstack
     child.pending = Pending()
@@ -151,6 +153,7 @@ def _enter_books(kernel: "Kernel", task: Task, child: Task) -> None:
     kernel.tasks[child.tid] = child
     if group is not task.group:
         group.leader = child
+        watch_cpu_limit(group)
         kernel.groups[group.pid] = group
         if group.parent is not None and group.parent is not kernel.init:
             group.parent.children.append(group)

@@ -8,6 +8,7 @@ from systrap import arch
 from systrap.arch import x86_fp
 from systrap.platform import PlatformError
 from systrap.sentry import exit as exits
+from systrap.sentry.clocks import watch_cpu_limit
 from systrap.sentry.credentials import Credentials
 from systrap.sentry.elf import ImageError
 from systrap.sentry.errors import SyscallError
@@ -59,6 +60,7 @@ def start_first(kernel: "Kernel") -> ThreadGroup:
     except PlatformError as error:
         raise ExecError(125, f"systrap: {error}") from error
     group.tasks.append(task)
+    watch_cpu_limit(group)
     kernel.tasks[pid] = task
     kernel.groups[pid] = group
     if any(os.isatty(fd) for fd in config.stdio):
@@ -137,6 +139,9 @@ def _become(task: Task, loaded: Loaded, argv: "list[bytes]", env: "list[bytes]")
     group.executed = True
     group.handlers = group.handlers.copy()
     group.handlers.reset_for_exec()
+    for timer in group.posix_timers.values():
+        timer.cancel()
+    group.posix_timers.clear()
     task.altstack = (0, 2, 0)
     task.robust_list = 0
     task.clear_child_tid = 0

@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
 from systrap.sentry.errors import RestartKind
+from systrap.sentry.scheduling import DEFAULT, Scheduling
 from systrap.sentry.syscalls.table import Result
 from systrap.sentry.wait import Wait, WaitQueue
 
@@ -70,7 +71,6 @@ class ThreadGroup:
         "kernel",
         "leader",
         "limits",
-        "nice",
         "no_new_privs",
         "oom_score_adj",
         "parent",
@@ -130,7 +130,6 @@ class ThreadGroup:
         self.no_new_privs = False
         self.dumpable = 1
         self.oom_score_adj = 0
-        self.nice = 0
         self.posix_timers: dict[int, PosixTimer] = {}
         self.timers: dict[int, Repeating] = {}
 
@@ -143,8 +142,8 @@ class Task:
 
     __slots__ = (
         "altstack", "attention", "clear_child_tid", "comm", "context", "coro", "creds", "doomed", "fds", "fs", "group", "kernel",
-        "mm", "pending", "personality", "restart", "restart_deadline", "restart_nr", "robust_list", "saved_mask", "signal_mask",
-        "started", "state", "syscall_nr", "tid", "timer", "timer_slack", "uninterruptible", "vfork_queue", "wait",
+        "mm", "pending", "personality", "restart", "restart_deadline", "restart_nr", "robust_list", "saved_mask", "sched",
+        "signal_mask", "started", "state", "syscall_nr", "tid", "timer", "timer_slack", "uninterruptible", "vfork_queue", "wait",
     )  # fmt: skip
 
     def __init__(self, kernel: "Kernel", tid: int, group: ThreadGroup, context: "Context") -> None:
@@ -164,6 +163,7 @@ class Task:
         self.pending: Pending = Pending()
         self.altstack: tuple[int, int, int] = (0, 2, 0)
         self.comm = b""
+        self.sched: Scheduling = DEFAULT
         self.personality = 0
         self.clear_child_tid = 0
         self.robust_list = 0

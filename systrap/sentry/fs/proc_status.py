@@ -99,12 +99,18 @@ def stat(task: "Task") -> bytes:
     head = f"{task.tid} ({task.comm.decode('utf-8', 'replace')}) {state_letter(task)}"
     fields = [
         _parent_pid(task), group.pgid, group.session.sid, 34816 if tty is not None else 0,
-        tty.foreground if tty is not None else -1, 4194304, 0, 0, 0, 0, *ticks, 20, 0, max(len(group.tasks), 1), 0, max(start, 0),
+        tty.foreground if tty is not None else -1, 4194304, 0, 0, 0, 0, *ticks, *_priority(task), max(len(group.tasks), 1), 0, max(start, 0),
         sizes.size, sizes.resident // PAGE_SIZE, group.limits.soft(5) if not dead else 0, 0, 0, memory[4], 0, 0,
         task.pending.bits & 0x7FFFFFFF, task.signal_mask & 0x7FFFFFFF, ignored & 0x7FFFFFFF, caught & 0x7FFFFFFF, 0, 0, 0,
         group.exit_signal, 0, 0, 0, 0, 0, 0, 0, 0, memory[5], *memory[:4], group.exit_code,
     ]  # fmt: skip
     return (head + " " + " ".join(map(str, fields)) + "\n").encode()
+
+
+def _priority(task: "Task") -> tuple[int, int]:
+    """Return priority and nice value as stat has them: 20 + nice, below −1 for the real-time policies."""
+    sched = task.sched
+    return (-1 - sched.priority if sched.priority else 20 + sched.nice, sched.nice)
 
 
 def _addresses(task: "Task") -> tuple[int, ...]:
@@ -155,7 +161,7 @@ def status(task: "Task") -> bytes:
         f"NoNewPrivs:\t{int(group.no_new_privs)}",
         "Seccomp:\t0",
         "Seccomp_filters:\t0",
-        *cpu_lines(),
+        *cpu_lines(task.sched.affinity),
         "Mems_allowed:\t00000000,00000001",
         "Mems_allowed_list:\t0",
         "voluntary_ctxt_switches:\t0",
@@ -196,9 +202,9 @@ def _capability_lines(task: "Task") -> list[str]:
     return [f"{name}:\t{value:016x}" for name, value in values]
 
 
-def cpu_lines() -> list[str]:
-    """Return the lines of status about CPUs."""
-    cpus = sorted(os.sched_getaffinity(0))
+def cpu_lines(affinity: int = 0) -> list[str]:
+    """Return the lines of status about CPUs; ``affinity`` 0: all that this process may use."""
+    cpus = sorted(cpu for cpu in os.sched_getaffinity(0) if not affinity or affinity >> cpu & 1)
     mask = sum(1 << cpu for cpu in cpus)
     ranges: list[str] = []
     start = previous = cpus[0]

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 from systrap import arch
 from systrap.arch import x86_64
 from systrap.platform import PlatformError
+from systrap.sentry.clocks import watch_cpu_limit
 from systrap.sentry.errors import SyscallError
-from systrap.sentry.limits import COUNT, RLIMIT_NOFILE
+from systrap.sentry.limits import COUNT, RLIMIT_CPU, RLIMIT_NOFILE
 from systrap.sentry.syscalls.process import pack_rusage
 from systrap.sentry.syscalls.table import Result, addr, i32, syscall, u32, u64
 
@@ -55,6 +56,8 @@ def sys_sethostname(task: Task, name: addr, length: i32) -> Result:
 @syscall("setdomainname")
 def sys_setdomainname(task: Task, name: addr, length: i32) -> Result:
     """setdomainname(2): there is no NIS domain."""
+    if not 0 <= length <= 64 and task.creds.capable(21):
+        raise SyscallError(errno.EINVAL)
     raise SyscallError(errno.EPERM)
 
 
@@ -134,6 +137,8 @@ def _set_limit(task: Task, group: ThreadGroup, resource: int, soft: int, hard: i
     if resource == RLIMIT_NOFILE:
         for member in group.tasks:
             member.fds.limit = group.limits.nofile
+    elif resource == RLIMIT_CPU:
+        watch_cpu_limit(group)
 
 
 @syscall("prlimit64")
