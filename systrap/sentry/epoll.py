@@ -37,7 +37,9 @@ class Entry:
         self.fired = True
 
     def notified(self, events: int) -> None:
-        """Note that something happened (wait.Waiter)."""
+        """Note that something happened that this entry asks for (wait.Waiter)."""
+        if not events & (self.events & 0xFFFF | _ALWAYS):
+            return
         self.fired = True
         if self.armed:
             self.epoll.candidates[self] = None

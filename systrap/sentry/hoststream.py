@@ -1,7 +1,8 @@
 """The guest's standard streams over host descriptors that are no terminal: files, pipes, sockets, /dev/null.
 
 The descriptors' open descriptions are shared with whoever started us, so they are never made non-blocking. Nothing here
-blocks either: the descriptor is polled before it is read or written, and a host pipe is written in pieces that fit.
+blocks either: pipes and sockets are read and written with RWF_NOWAIT where the host has it; else the descriptor is polled
+first, and written in pieces that fit.
 """
 
 import errno
@@ -13,7 +14,18 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from systrap.sentry.errors import SyscallError, WouldBlockError
 from systrap.sentry.file import O_ACCMODE, O_APPEND, FDTable, OpenFile
-from systrap.sentry.wait import POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT, Waiter, WaitQueue
+from systrap.sentry.wait import (
+    POLLERR,
+    POLLHUP,
+    POLLIN,
+    POLLNVAL,
+    POLLOUT,
+    POLLRDHUP,
+    POLLRDNORM,
+    POLLWRNORM,
+    Waiter,
+    WaitQueue,
+)
 
 if TYPE_CHECKING:
     from systrap.sentry.fs.inode import Stat
@@ -23,6 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PIECE: Final = 4096
+_READ_MOST: Final = 65536
 _FIONREAD: Final = 0x541B
 
 
@@ -30,14 +43,20 @@ def _host_call(call: Callable[[], T]) -> T:
     """Make a host call; its error becomes the guest's."""
     try:
         return call()
+    except BlockingIOError:
+        raise WouldBlockError from None
     except OSError as error:
         raise SyscallError(error.errno or errno.EIO) from error
 
 
 class HostStream(OpenFile):
-    """A host descriptor as an open file description of the guest."""
+    """A host descriptor as an open file description of the guest.
 
-    __slots__ = ("_always_ready", "_kernel", "_seekable", "fd", "is_channel")
+    The descriptor is watched only while somebody waits for what it cannot do: who looks (poll, a failed read or write)
+    arms the watch anew, so that a stream which is ready all the time costs nothing.
+    """
+
+    __slots__ = ("_armed", "_kernel", "_nowait", "_seen", "fd", "is_channel")
 
     def __init__(self, kernel: "Kernel", fd: int, flags: int) -> None:
         """Take a descriptor of our own (a duplicate); ``flags``: its access mode and O_APPEND."""
@@ -45,15 +64,14 @@ class HostStream(OpenFile):
         self.fd = fd
         self._kernel = kernel
         mode = os.fstat(fd).st_mode
-        self._always_ready = stats.S_ISREG(mode) or stats.S_ISDIR(mode)
-        self._seekable = stats.S_ISREG(mode)
         self.is_channel = stats.S_ISFIFO(mode) or stats.S_ISSOCK(mode)
+        self._nowait = self.is_channel
+        self._armed = 0
+        self._seen = 0
         self.queue = _WatchedQueue(self)
 
     def _ready(self, events: int) -> int:
         """Return which of ``events`` (POLL… bits) hold now, errors included."""
-        if self._always_ready:
-            return events
         poller = select.poll()
         poller.register(self.fd, events)
         found = poller.poll(0)
@@ -61,20 +79,48 @@ class HostStream(OpenFile):
 
     def read(self, count: int) -> bytes:
         """See OpenFile."""
-        if not self._ready(select.POLLIN):
+        try:
+            return self._read_now(min(count, _READ_MOST))
+        except WouldBlockError:
+            self._looked(self._seen & ~POLLIN)
+            raise
+
+    def _read_now(self, count: int) -> bytes:
+        if self._nowait:
+            buffer = bytearray(count)
+            try:
+                got = _host_call(lambda: os.preadv(self.fd, [buffer], -1, os.RWF_NOWAIT))
+                return bytes(buffer[:got])
+            except SyscallError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._nowait = False
+        if not self._ready(POLLIN):
             raise WouldBlockError
         return _host_call(lambda: os.read(self.fd, count))
 
     def write(self, data: "bytes | memoryview[int]") -> int:
-        """See OpenFile. What a host pipe takes without blocking is at least PIPE_BUF when it polls writable."""
-        if self._always_ready:
-            return _host_call(lambda: os.write(self.fd, data))
-        total = 0
-        while total < len(data):
-            if not self._ready(select.POLLOUT):
-                break
+        """See OpenFile."""
+        try:
+            return self._write_now(data)
+        except WouldBlockError:
+            self._looked(self._seen & ~POLLOUT)
+            raise
+
+    def _write_now(self, data: "bytes | memoryview[int]") -> int:
+        """Write what fits. A host pipe that polls writable takes at least PIPE_BUF without blocking."""
+        if self._nowait:
             try:
-                total += self._write_piece(data[total : total + _PIECE])
+                return _host_call(lambda: os.pwritev(self.fd, [data], -1, os.RWF_NOWAIT))
+            except SyscallError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._nowait = False
+        total = 0
+        while total < len(data) and self._ready(POLLOUT):
+            piece = data[total : total + _PIECE]
+            try:
+                total += _host_call(lambda piece=piece: os.write(self.fd, piece))  # type: ignore[misc] # binds piece now
             except SyscallError:
                 if total:
                     break
@@ -83,37 +129,14 @@ class HostStream(OpenFile):
             raise WouldBlockError
         return total
 
-    def _write_piece(self, piece: "bytes | memoryview[int]") -> int:
-        return _host_call(lambda: os.write(self.fd, piece))
-
-    def pread(self, count: int, offset: int) -> bytes:
-        """See OpenFile."""
-        if not self._seekable:
-            raise SyscallError(errno.ESPIPE)
-        return _host_call(lambda: os.pread(self.fd, count, offset))
-
-    def pwrite(self, data: "bytes | memoryview[int]", offset: int) -> int:
-        """See OpenFile."""
-        if not self._seekable:
-            raise SyscallError(errno.ESPIPE)
-        return _host_call(lambda: os.pwrite(self.fd, data, offset))
-
-    def seek(self, offset: int, whence: int) -> int:
-        """See OpenFile: the position is the host's, shared with our parent."""
-        return _host_call(lambda: os.lseek(self.fd, offset, whence))
-
-    def truncate(self, length: int) -> None:
-        """See OpenFile."""
-        _host_call(lambda: os.ftruncate(self.fd, length))
-
-    def sync(self) -> None:
-        """See OpenFile."""
-        _host_call(lambda: os.fsync(self.fd))
-
     def poll(self) -> int:
         """See OpenFile."""
-        wanted = (POLLIN if self.readable else 0) | (POLLOUT if self.writable else 0)
-        return self._ready(wanted) & (wanted | POLLHUP | POLLERR | POLLNVAL)
+        wanted = (POLLIN | POLLRDNORM | POLLRDHUP if self.readable else 0) | (
+            POLLOUT | POLLWRNORM if self.writable else 0
+        )
+        ready = self._ready(wanted)
+        self._looked(ready)
+        return ready & (wanted | POLLHUP | POLLERR | POLLNVAL)
 
     def ioctl(self, task: "Task", request: int, argument: int) -> int:
         """See OpenFile: FIONREAD for streams."""
@@ -139,20 +162,28 @@ class HostStream(OpenFile):
         except OSError:
             return f"host:[{self.fd}]"
 
-    def watch(self) -> None:
-        """Have the helper thread tell the queue when the descriptor becomes ready: somebody waits."""
-        events = (select.EPOLLIN if self.readable else 0) | (select.EPOLLOUT if self.writable else 0)
-        # A stream that is writable all the time must not wake those who want to read.
-        if self.readable and self.writable:
-            events = select.EPOLLIN if not self._ready(select.POLLIN) else select.EPOLLOUT
-        if not self._kernel.host_events.watch(self.fd, self._happened, events):
-            self._always_ready = True
-            self.queue.notify()
-
-    def _happened(self, events: int) -> None:
-        self.queue.notify(events | POLLIN | POLLOUT)
+    def _looked(self, ready: int) -> None:
+        """Note what was possible when somebody looked."""
+        self._seen = ready
         if self.queue.waiters:
             self.watch()
+
+    def watch(self) -> None:
+        """Have the helper thread tell the queue when the descriptor can do what it could not at the last look.
+
+        What became possible since then is told at once, so that nothing is missed between a look and a wait.
+        """
+        wanted = (POLLIN if self.readable else 0) | (POLLOUT if self.writable else 0)
+        missing = wanted & ~self._seen | POLLHUP | POLLERR
+        if self._seen & (POLLHUP | POLLERR) or missing == self._armed:
+            # What hung up changes no more; and it is ready for everything.
+            return
+        self._armed = missing
+        self._kernel.host_events.watch(self.fd, self._happened, missing)
+
+    def _happened(self, events: int) -> None:
+        self._armed = 0
+        self.queue.notify(events | POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM)
 
     def release(self) -> None:
         """See OpenFile: our duplicate is closed; the original stays open for our parent's sake."""
@@ -161,8 +192,48 @@ class HostStream(OpenFile):
         self.fd = -1
 
 
+class HostFile(HostStream):
+    """A host file or device that is ready all the time. The position is the host's, shared with our parent."""
+
+    __slots__ = ()
+    pollable = False
+
+    def _ready(self, events: int) -> int:
+        return events
+
+    def _read_now(self, count: int) -> bytes:
+        return _host_call(lambda: os.read(self.fd, count))
+
+    def _write_now(self, data: "bytes | memoryview[int]") -> int:
+        return _host_call(lambda: os.write(self.fd, data))
+
+    def watch(self) -> None:
+        """See HostStream: nothing to wait for."""
+        return
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """See OpenFile."""
+        return _host_call(lambda: os.pread(self.fd, count, offset))
+
+    def pwrite(self, data: "bytes | memoryview[int]", offset: int) -> int:
+        """See OpenFile."""
+        return _host_call(lambda: os.pwrite(self.fd, data, offset))
+
+    def seek(self, offset: int, whence: int) -> int:
+        """See OpenFile: the position is the host's, shared with our parent."""
+        return _host_call(lambda: os.lseek(self.fd, offset, whence))
+
+    def truncate(self, length: int) -> None:
+        """See OpenFile."""
+        _host_call(lambda: os.ftruncate(self.fd, length))
+
+    def sync(self) -> None:
+        """See OpenFile."""
+        _host_call(lambda: os.fsync(self.fd))
+
+
 class _WatchedQueue(WaitQueue):
-    """A queue that has its descriptor watched while somebody is in it."""
+    """A queue whose descriptor is watched when somebody comes to wait."""
 
     __slots__ = ("_stream",)
 
@@ -172,10 +243,8 @@ class _WatchedQueue(WaitQueue):
 
     def add(self, waiter: Waiter) -> None:
         """See WaitQueue."""
-        first = not self.waiters
         super().add(waiter)
-        if first:
-            self._stream.watch()
+        self._stream.watch()
 
 
 def open_standard(kernel: "Kernel", fd: int) -> OpenFile | None:
@@ -192,7 +261,19 @@ def open_standard(kernel: "Kernel", fd: int) -> OpenFile | None:
         from systrap.sentry import tty
 
         return tty.host_terminal(kernel, own, flags)
+    if _always_ready(own):
+        return HostFile(kernel, own, flags)
     return HostStream(kernel, own, flags)
+
+
+def _always_ready(fd: int) -> bool:
+    """Tell whether a descriptor is of a kind that epoll does not take."""
+    with select.epoll() as probe:
+        try:
+            probe.register(fd, 0)
+        except PermissionError:
+            return True
+    return False
 
 
 def holds_output(fds: FDTable) -> bool:

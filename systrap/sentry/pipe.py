@@ -37,6 +37,7 @@ class Pipe:
         "seen_readers",
         "seen_writers",
         "size",
+        "start",
         "writers",
     )
 
@@ -46,6 +47,8 @@ class Pipe:
         _next_number += 1
         self.number = 0x10000 + _next_number
         self.pieces: deque[bytes] = deque()
+        # How much of the first piece was read already.
+        self.start = 0
         self.packets = False
         self.size = 0
         self.capacity = DEFAULT_CAPACITY
@@ -63,34 +66,51 @@ class Pipe:
                 raise WouldBlockError
             return b""
         was_full = self.capacity - self.size < PIPE_BUF
-        pieces = self.pieces
-        if self.packets or len(pieces[0]) >= count:
-            data = pieces.popleft()
-            if len(data) > count:
-                if not self.packets:
-                    pieces.appendleft(data[count:])
-                    self.size -= count
-                    data = data[:count]
-                else:
-                    self.size -= len(data)
-                    data = data[:count]
-            else:
-                self.size -= len(data)
-        else:
-            taken: list[bytes] = []
-            left = count
-            while pieces and left:
-                piece = pieces.popleft()
-                if len(piece) > left:
-                    pieces.appendleft(piece[left:])
-                    piece = piece[:left]
-                taken.append(piece)
-                left -= len(piece)
-            data = b"".join(taken)
-            self.size -= len(data)
-        if was_full:
+        data = self._take(count)
+        if was_full and self.capacity - self.size >= PIPE_BUF:
             self.queue.notify(POLLOUT | POLLWRNORM)
         return data
+
+    def _take(self, count: int) -> bytes:
+        """Take up to ``count`` of the bytes that are there; in packet mode, one packet, whose rest is lost."""
+        pieces, start = self.pieces, self.start
+        first = pieces[0]
+        rest = len(first) - start
+        if rest > count and not self.packets:
+            self.start = start + count
+            self.size -= count
+            return first[start : start + count]
+        pieces.popleft()
+        self.start = 0
+        self.size -= rest
+        if start:
+            first = first[start:]
+        if rest >= count or self.packets or not pieces:
+            return first[:count] if rest > count else first
+        taken, left = [first], count - rest
+        while pieces and left:
+            piece = pieces[0]
+            if len(piece) > left:
+                piece = piece[:left]
+                self.start = left
+            else:
+                pieces.popleft()
+            taken.append(piece)
+            left -= len(piece)
+        self.size -= count - rest - left
+        return b"".join(taken)
+
+    def peek(self, count: int) -> bytes:
+        """Return up to ``count`` bytes and leave them where they are (tee)."""
+        return b"".join(self.pieces)[self.start : self.start + count]
+
+    def put_back(self, data: bytes) -> None:
+        """Put bytes just taken back in front (splice)."""
+        if self.start:
+            self.pieces[0] = self.pieces[0][self.start :]
+            self.start = 0
+        self.pieces.appendleft(data)
+        self.size += len(data)
 
     def write(self, data: "bytes | memoryview[int]") -> int:
         """Add bytes and return how many fitted. EPIPE without readers; WouldBlockError when there is no room."""
@@ -103,10 +123,10 @@ class Pipe:
         if room <= 0 or (length <= PIPE_BUF and room < length):
             raise WouldBlockError
         piece = bytes(data[:room]) if length > room else bytes(data)
-        was_empty = not self.size
         self.pieces.append(piece)
         self.size += len(piece)
-        if was_empty:
+        if self.queue.waiters:
+            # Also when there was something before: who watches for edges (EPOLLET) sees one at every write.
             self.queue.notify(POLLIN | POLLRDNORM)
         return len(piece)
 
@@ -205,7 +225,7 @@ class PipeEnd(OpenFile):
             self.pipe.writers -= 1
         if not self.pipe.readers and not self.pipe.writers:
             self.pipe.pieces.clear()
-            self.pipe.size = 0
+            self.pipe.size = self.pipe.start = 0
         self.pipe.queue.notify()
 
 

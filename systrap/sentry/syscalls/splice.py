@@ -59,8 +59,7 @@ class _Source:
         elif not file.pollable:
             file.offset -= len(data)
         elif isinstance(file, PipeEnd) and data:
-            file.pipe.pieces.appendleft(data)
-            file.pipe.size += len(data)
+            file.pipe.put_back(data)
 
 
 class _Sink:
@@ -275,7 +274,7 @@ async def sys_tee(task: Task, in_fd: i32, out_fd: i32, count: u64, flags: u32) -
             raise WouldBlockError
         await wait(file.queue)
     count = await _room(task, out, count, block and not out.nonblocking)
-    data = b"".join(file.pipe.pieces)[:count]
+    data = file.pipe.peek(count)
     if not data:
         raise WouldBlockError
     left = memoryview(data)
