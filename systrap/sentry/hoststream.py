@@ -39,7 +39,7 @@ _READ_MOST: Final = 65536
 _FIONREAD: Final = 0x541B
 
 
-def _host_call(call: Callable[[], T]) -> T:
+def host_call(call: Callable[[], T]) -> T:
     """Make a host call; its error becomes the guest's."""
     try:
         return call()
@@ -89,7 +89,7 @@ class HostStream(OpenFile):
         if self._nowait:
             buffer = bytearray(count)
             try:
-                got = _host_call(lambda: os.preadv(self.fd, [buffer], -1, os.RWF_NOWAIT))
+                got = host_call(lambda: os.preadv(self.fd, [buffer], -1, os.RWF_NOWAIT))
                 return bytes(buffer[:got])
             except SyscallError as error:
                 if error.errno != errno.EOPNOTSUPP:
@@ -97,7 +97,7 @@ class HostStream(OpenFile):
                 self._nowait = False
         if not self._ready(POLLIN):
             raise WouldBlockError
-        return _host_call(lambda: os.read(self.fd, count))
+        return host_call(lambda: os.read(self.fd, count))
 
     def write(self, data: "bytes | memoryview[int]") -> int:
         """See OpenFile."""
@@ -111,7 +111,7 @@ class HostStream(OpenFile):
         """Write what fits. A host pipe that polls writable takes at least PIPE_BUF without blocking."""
         if self._nowait:
             try:
-                return _host_call(lambda: os.pwritev(self.fd, [data], -1, os.RWF_NOWAIT))
+                return host_call(lambda: os.pwritev(self.fd, [data], -1, os.RWF_NOWAIT))
             except SyscallError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
@@ -120,7 +120,7 @@ class HostStream(OpenFile):
         while total < len(data) and self._ready(POLLOUT):
             piece = data[total : total + _PIECE]
             try:
-                total += _host_call(lambda piece=piece: os.write(self.fd, piece))  # type: ignore[misc] # binds piece now
+                total += host_call(lambda piece=piece: os.write(self.fd, piece))  # type: ignore[misc] # binds piece now
             except SyscallError:
                 if total:
                     break
@@ -144,7 +144,7 @@ class HostStream(OpenFile):
             import fcntl
 
             buffer = bytearray(4)
-            _host_call(lambda: fcntl.ioctl(self.fd, _FIONREAD, buffer))
+            host_call(lambda: fcntl.ioctl(self.fd, _FIONREAD, buffer))
             task.mm.write(argument, bytes(buffer))
             return 0
         return super().ioctl(task, request, argument)
@@ -202,10 +202,10 @@ class HostFile(HostStream):
         return events
 
     def _read_now(self, count: int) -> bytes:
-        return _host_call(lambda: os.read(self.fd, count))
+        return host_call(lambda: os.read(self.fd, count))
 
     def _write_now(self, data: "bytes | memoryview[int]") -> int:
-        return _host_call(lambda: os.write(self.fd, data))
+        return host_call(lambda: os.write(self.fd, data))
 
     def watch(self) -> None:
         """See HostStream: nothing to wait for."""
@@ -213,23 +213,23 @@ class HostFile(HostStream):
 
     def pread(self, count: int, offset: int) -> bytes:
         """See OpenFile."""
-        return _host_call(lambda: os.pread(self.fd, count, offset))
+        return host_call(lambda: os.pread(self.fd, count, offset))
 
     def pwrite(self, data: "bytes | memoryview[int]", offset: int) -> int:
         """See OpenFile."""
-        return _host_call(lambda: os.pwrite(self.fd, data, offset))
+        return host_call(lambda: os.pwrite(self.fd, data, offset))
 
     def seek(self, offset: int, whence: int) -> int:
         """See OpenFile: the position is the host's, shared with our parent."""
-        return _host_call(lambda: os.lseek(self.fd, offset, whence))
+        return host_call(lambda: os.lseek(self.fd, offset, whence))
 
     def truncate(self, length: int) -> None:
         """See OpenFile."""
-        _host_call(lambda: os.ftruncate(self.fd, length))
+        host_call(lambda: os.ftruncate(self.fd, length))
 
     def sync(self) -> None:
         """See OpenFile."""
-        _host_call(lambda: os.fsync(self.fd))
+        host_call(lambda: os.fsync(self.fd))
 
 
 class _WatchedQueue(WaitQueue):

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import time
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry import tty
@@ -18,7 +17,6 @@ from systrap.sentry.wait import POLLERR, POLLHUP, POLLPRI
 if TYPE_CHECKING:
     from systrap.sentry.kernel import Kernel
     from systrap.sentry.task import Task
-    from systrap.sentry.timers import Timer
 
 _MAX_TERMINALS: Final = 4096
 TIOCPKT: Final = 0x5420
@@ -144,14 +142,13 @@ class Master(OpenFile):
 class Slave(OpenFile):
     """The side of programs: a terminal."""
 
-    __slots__ = ("_deadline", "_timer", "terminal")
+    __slots__ = ("_timer", "terminal")
 
     def __init__(self, terminal: PseudoTerminal, flags: int) -> None:
         super().__init__(flags)
         self.terminal = terminal
         self.queue = terminal.slave_queue
-        self._timer: Timer | None = None
-        self._deadline = 0.0
+        self._timer = tty.ReadTimer(terminal.kernel, self.queue)
         terminal.slaves += 1
         terminal.opened = True
 
@@ -169,27 +166,18 @@ class Slave(OpenFile):
             if not self._timed_out():
                 raise WouldBlockError
             found = b""
-        self._stop_timer()
+        self._timer.stop()
         if full:
             terminal.master_queue.notify(WRITABLE)
         return found
 
     def _timed_out(self) -> bool:
-        """Tell whether VTIME (without VMIN) is over; it starts with the first look that finds nothing."""
+        """Tell whether a read ends now though nothing was typed (VTIME without VMIN)."""
         ldisc = self.terminal.ldisc
         cc = ldisc.termios.cc
         if ldisc.canonical or cc[VMIN] or not cc[VTIME] or self.nonblocking:
             return False
-        now = time.monotonic()
-        if self._timer is None:
-            self._deadline = now + cc[VTIME] / 10
-            self._timer = self.terminal.kernel.timers.add(self._deadline, self.queue.notify)
-        return now >= self._deadline
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        return self._timer.over(cc[VTIME])
 
     def write(self, data: "bytes | memoryview[int]") -> int:
         """See OpenFile. Background processes are stopped instead where the terminal says so (TOSTOP)."""
@@ -243,7 +231,7 @@ class Slave(OpenFile):
 
     def release(self) -> None:
         """See OpenFile: the last slave's end is the master's EIO."""
-        self._stop_timer()
+        self._timer.stop()
         self.terminal.slaves -= 1
         if not self.terminal.slaves:
             self.terminal.master_queue.notify(READABLE | POLLHUP)

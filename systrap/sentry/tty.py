@@ -9,17 +9,20 @@ import errno
 import os
 import struct
 import sys
+import time
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry import exit as exits
-from systrap.sentry.errors import Interrupted, SyscallError
-from systrap.sentry.file import OpenFile
-from systrap.sentry.hoststream import HostStream
+from systrap.sentry.errors import Interrupted, SyscallError, WouldBlockError
+from systrap.sentry.file import O_ACCMODE, OpenFile
+from systrap.sentry.hoststream import HostStream, host_call
+from systrap.sentry.wait import WaitQueue
 
 if TYPE_CHECKING:
     from systrap.sentry.fs.inode import Inode, Stat
     from systrap.sentry.kernel import Kernel
     from systrap.sentry.task import Session, Task
+    from systrap.sentry.timers import Timer
 
 SIGTTIN: Final = 21
 SIGTTOU: Final = 22
@@ -53,6 +56,10 @@ _TERMIO_SIZE: Final = 18
 _WINSIZE_SIZE: Final = 8
 CONSOLE: Final = b"/dev/console"
 _LFLAG_AT: Final = 12
+_CC_AT: Final = 17
+_VTIME: Final = 5
+_VMIN: Final = 6
+_ICANON: Final = 0o2
 
 
 class Terminal:
@@ -156,14 +163,53 @@ class Terminal:
         self.foreground = pgid
 
 
-class HostTerminal(HostStream):
-    """A descriptor of the host's terminal. All of them share one Terminal."""
+class ReadTimer:
+    """VTIME without VMIN: a read ends with nothing after so many tenths of a second."""
 
-    __slots__ = ("terminal",)
+    __slots__ = ("_deadline", "_kernel", "_queue", "_timer")
+
+    def __init__(self, kernel: "Kernel", queue: WaitQueue) -> None:
+        """``queue`` is told when the time is over."""
+        self._kernel = kernel
+        self._queue = queue
+        self._timer: Timer | None = None
+        self._deadline = 0.0
+
+    def over(self, tenths: int) -> bool:
+        """Tell whether the time is over; it starts with the first look that finds nothing."""
+        now = time.monotonic()
+        if self._timer is None:
+            self._deadline = now + tenths / 10
+            self._timer = self._kernel.timers.add(self._deadline, self._queue.notify)
+        return now >= self._deadline
+
+    def stop(self) -> None:
+        """End the wait: something was read."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class HostTerminal(HostStream):
+    """A descriptor of the host's terminal. All of them share one Terminal.
+
+    The terminal is opened once more where that is possible: such a description is ours alone, and may be non-blocking.
+    """
+
+    __slots__ = ("_alone", "_timer", "terminal")
 
     def __init__(self, kernel: "Kernel", fd: int, flags: int, terminal: "HostTerminalState") -> None:
         """Take a descriptor of our own."""
+        try:
+            again = os.open(f"/proc/self/fd/{fd}", flags & O_ACCMODE | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            self._alone = False
+        else:
+            os.close(fd)
+            fd = again
+            self._alone = True
         super().__init__(kernel, fd, flags)
+        self._timer = ReadTimer(kernel, self.queue)
         self.terminal = terminal
 
     def _task(self) -> "Task | None":
@@ -185,7 +231,33 @@ class HostTerminal(HostStream):
         task = self._task()
         if task is not None:
             self.terminal.check_job(task, SIGTTIN)
-        return super().read(count)
+        try:
+            data = super().read(count)
+        except WouldBlockError:
+            if self.nonblocking or not self._timed_out():
+                raise
+            data = b""
+        self._timer.stop()
+        return data
+
+    def _timed_out(self) -> bool:
+        """Tell whether a read ends now though nothing was typed."""
+        settings = self.terminal.settings()
+        lflag = int.from_bytes(settings[_LFLAG_AT : _LFLAG_AT + 4], "little")
+        minimum, tenths = settings[_CC_AT + _VMIN], settings[_CC_AT + _VTIME]
+        if lflag & _ICANON or minimum:
+            return False
+        return not tenths or self._timer.over(tenths)
+
+    def _read_now(self, count: int) -> bytes:
+        if self._alone:
+            return host_call(lambda: os.read(self.fd, count))
+        return super()._read_now(count)
+
+    def _write_now(self, data: "bytes | memoryview[int]") -> int:
+        if self._alone:
+            return host_call(lambda: os.write(self.fd, data))
+        return super()._write_now(data)
 
     def write(self, data: "bytes | memoryview[int]") -> int:
         """See OpenFile. Background processes are stopped instead where the terminal says so (TOSTOP)."""
@@ -228,14 +300,18 @@ class HostTerminalState(Terminal):
         self.fd = os.dup(fd)
         self._settings = _host_ioctl(self.fd, TCGETS, bytes(TERMIOS_SIZE))
 
+    def settings(self) -> bytes:
+        """Return the settings as they are now, a struct termios."""
+        return _host_ioctl(self.fd, TCGETS, bytes(TERMIOS_SIZE))
+
     def tostop(self) -> bool:
         """See Terminal."""
-        settings = _host_ioctl(self.fd, TCGETS, bytes(TERMIOS_SIZE))
+        settings = self.settings()
         return bool(int.from_bytes(settings[_LFLAG_AT : _LFLAG_AT + 4], "little") & TOSTOP)
 
     def restore(self) -> None:
         """Give the terminal its settings back. SIGTTOU is blocked or ignored by whoever calls."""
-        if self._settings != _host_ioctl(self.fd, TCGETS, bytes(TERMIOS_SIZE)):
+        if self._settings != self.settings():
             _host_ioctl(self.fd, TCSETSW, self._settings)
 
 
