@@ -99,7 +99,8 @@ def stat(task: "Task") -> bytes:
     head = f"{task.tid} ({task.comm.decode('utf-8', 'replace')}) {state_letter(task)}"
     fields = [
         _parent_pid(task), group.pgid, group.session.sid, 34816 if tty is not None else 0,
-        tty.foreground if tty is not None else -1, 4194304, 0, 0, 0, 0, *ticks, *_priority(task), max(len(group.tasks), 1), 0, max(start, 0),
+        tty.foreground if tty is not None else -1, 4194304, 0, 0, 0, 0, *ticks, *_priority(task),
+        max(len(group.tasks), 1), 0, max(start, 0),
         sizes.size, sizes.resident // PAGE_SIZE, group.limits.soft(5) if not dead else 0, 0, 0, memory[4], 0, 0,
         task.pending.bits & 0x7FFFFFFF, task.signal_mask & 0x7FFFFFFF, ignored & 0x7FFFFFFF, caught & 0x7FFFFFFF, 0, 0, 0,
         group.exit_signal, 0, 0, 0, 0, 0, 0, 0, 0, memory[5], *memory[:4], group.exit_code,
