@@ -76,6 +76,9 @@ def push(task: "Task", info: "Info", action: "Action", old_mask: int) -> bool:
     frame = ((fp_address - 8 - _UCONTEXT - _SIGINFO) & ~15) - 8
     if alternate and not within_altstack(task, frame):
         return False
+    if frame < 0 or top > _U64:
+        # The guest's stack pointer, or its alternate stack, leads out of the address space: there is no room there.
+        return False
     uc_address, info_address = frame + 8, frame + 8 + _UCONTEXT
     fault = (info.err, info.trapno, info.addr) if info.trapno or info.err else (0, 0, 0)
     selectors = regs[r.CS] & 0xFFFF | (regs[r.SS] & 0xFFFF) << 48
