@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from systrap.sentry.credentials import Credentials
     from systrap.sentry.task import Task
 
+PROC_DEV: Final = 0x26
+"""The device number of /proc."""
 PROC_MAGIC: Final = 0x9FA0
 S_IFDIR: Final = 0o040000
 S_IFREG: Final = 0o100000
@@ -42,7 +44,7 @@ class SyntheticInode(Inode):
     __slots__ = ("dev", "ino", "mode", "owner")
 
     def __init__(
-        self, mode: int, ino: int, dev: int = 0x26, owner: "Callable[[], tuple[int, int]] | None" = None
+        self, mode: int, ino: int, dev: int = PROC_DEV, owner: "Callable[[], tuple[int, int]] | None" = None
     ) -> None:
         """``mode`` with format bits."""
         self.mode = mode
@@ -80,11 +82,11 @@ class SyntheticInode(Inode):
 
     def block_size(self) -> int:
         """Return st_blksize."""
-        return 1024 if self.dev == 0x26 else BLOCK_SIZE
+        return 1024 if self.dev == PROC_DEV else BLOCK_SIZE
 
     def statfs_magic(self) -> int:
         """See Inode."""
-        return PROC_MAGIC if self.dev == 0x26 else 0x01021994
+        return PROC_MAGIC if self.dev == PROC_DEV else 0x01021994
 
     def truncate(self, length: int) -> None:
         """See Inode: O_TRUNC has no effect on what is made by functions."""
@@ -93,7 +95,7 @@ class SyntheticInode(Inode):
 
     def chmod(self, mode: int) -> None:
         """See Inode."""
-        if self.dev == 0x26:
+        if self.dev == PROC_DEV:
             raise SyscallError(errno.EPERM)
         self.mode = self.mode & 0o170000 | mode & 0o7777
 
@@ -102,7 +104,7 @@ class SyntheticInode(Inode):
 
     def create(self, name: bytes, mode: int, creds: "Credentials", rdev: int = 0) -> Inode:
         """See Inode: /proc answers as if the place did not exist."""
-        raise SyscallError(errno.ENOENT if self.dev == 0x26 else errno.EPERM)
+        raise SyscallError(errno.ENOENT if self.dev == PROC_DEV else errno.EPERM)
 
 
 class TextInode(SyntheticInode):
@@ -185,7 +187,7 @@ class Directory(SyntheticInode):
 
     __slots__ = ("children",)
 
-    def __init__(self, children: "Mapping[bytes, Inode]", ino: int, mode: int = 0o555, dev: int = 0x26) -> None:
+    def __init__(self, children: "Mapping[bytes, Inode]", ino: int, mode: int = 0o555, dev: int = PROC_DEV) -> None:
         super().__init__(S_IFDIR | mode, ino, dev)
         self.children: dict[bytes, Inode] = dict(children)
 
@@ -223,7 +225,7 @@ class Link(SyntheticInode):
         ino: int,
         lead: "Callable[[Task], Location] | None" = None,
         mode: int = 0o777,
-        dev: int = 0x26,
+        dev: int = PROC_DEV,
         owner: "Callable[[], tuple[int, int]] | None" = None,
     ) -> None:
         super().__init__(S_IFLNK | mode, ino, dev, owner)
@@ -244,7 +246,7 @@ class Link(SyntheticInode):
         return self.lead(task) if self.lead is not None else None
 
 
-def fixed_link(text: bytes, ino: int, dev: int = 0x26) -> Link:
+def fixed_link(text: bytes, ino: int, dev: int = PROC_DEV) -> Link:
     """Return a link with an unchanging text."""
     return Link(lambda: text, ino, dev=dev)
 

@@ -31,6 +31,7 @@ from systrap.sentry.fs.hostrw import HostInode
 from systrap.sentry.fs.inode import MAY_EXEC, MAY_READ, MAY_WRITE, Inode, Location, without_set_id
 from systrap.sentry.fs.nodes import host_overlay, new_tree
 from systrap.sentry.fs.path import Walk
+from systrap.sentry.fs.synthetic import PROC_DEV, SyntheticInode
 from systrap.sentry.limits import RLIMIT_NOFILE, remember_host_limit
 
 if TYPE_CHECKING:
@@ -272,6 +273,10 @@ class VFS:
         return walk.parent.inode
 
     def _create(self, task: "Task", walk: Walk, mode: int, rdev: int = 0) -> Location:
+        parent = None if walk.parent is None else walk.parent.inode
+        if isinstance(parent, SyntheticInode) and parent.dev == PROC_DEV:
+            # /proc finds no such name before anybody asks for permissions.
+            raise SyscallError(errno.ENOENT)
         directory = self._parent_for_change(task, walk)
         inode = directory.create(walk.name, mode, task.creds, rdev)
         notify.named(walk.parent, walk.name, inode, notify.IN_CREATE)
