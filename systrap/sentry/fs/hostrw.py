@@ -341,7 +341,7 @@ class HostInode(Inode, HostNode):
     def remove_xattr(self, name: bytes) -> None:
         """See Inode."""
         if not name.startswith(b"user."):
-            raise SyscallError(errno.EOPNOTSUPP)
+            raise SyscallError(errno.ENODATA if name.startswith(b"system.") else errno.EOPNOTSUPP)
         self._by_itself(lambda path: os.removexattr(path, name))
 
     def __del__(self) -> None:
