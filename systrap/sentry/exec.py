@@ -40,7 +40,7 @@ def start_first(kernel: "Kernel") -> ThreadGroup:
     task = Task(kernel, pid, group, kernel.platform.new_context())
     group.leader = task
     uid, gid = config.uid, config.gid
-    task.creds = Credentials(uid, uid, uid, uid, gid, gid, gid, gid, config.groups)
+    task.creds = Credentials.of(uid, gid, config.groups)
     root = kernel.vfs.root
     task.fs = FSContext(root, root, 0o022)
     task.fs.umask = _host_umask()
@@ -149,8 +149,7 @@ def _become(task: Task, loaded: Loaded, argv: "list[bytes]", env: "list[bytes]")
         task.fds.refs -= 1
         task.fds = task.fds.copy()
     task.fds.close_on_exec()
-    creds = task.creds
-    task.creds = creds._replace(suid=creds.euid, fsuid=creds.euid, sgid=creds.egid, fsgid=creds.egid)
+    task.creds = task.creds.after_exec()
     context = task.context
     ARCH.start_regs(context.regs, loaded.ip, loaded.sp)
     context.fp[:] = x86_fp.initial(len(context.fp))

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 HZ: Final = 100
 _NO_MEMORY: Final = MemoryStatistics(0, 0, 0, 0, 0, 0, 0)
-_ALL_CAPABILITIES: Final = (1 << 41) - 1
 _STATE_NAMES: Final = {"R": "running", "S": "sleeping", "T": "stopped", "Z": "zombie", "X": "dead"}
 _LIMITS: Final = (
     ("Max cpu time", 0, "seconds"), ("Max file size", 1, "bytes"), ("Max data size", 2, "bytes"), ("Max stack size", 3, "bytes"),
@@ -197,9 +196,10 @@ def _memory_lines(task: "Task") -> list[str]:
 
 def _capability_lines(task: "Task") -> list[str]:
     creds = task.creds
-    effective = _ALL_CAPABILITIES if creds.euid == 0 else 0
-    permitted = _ALL_CAPABILITIES if 0 in (creds.ruid, creds.euid, creds.suid) else 0
-    values = (("CapInh", 0), ("CapPrm", permitted), ("CapEff", effective), ("CapBnd", _ALL_CAPABILITIES), ("CapAmb", 0))
+    values = (
+        ("CapInh", creds.inheritable), ("CapPrm", creds.permitted), ("CapEff", creds.effective),
+        ("CapBnd", creds.bounding), ("CapAmb", creds.ambient),
+    )  # fmt: skip
     return [f"{name}:\t{value:016x}" for name, value in values]
 
 

@@ -6,6 +6,7 @@ import errno
 import struct
 from typing import TYPE_CHECKING, Final
 
+from systrap.sentry.credentials import ALL
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.syscalls.table import Result, addr, i32, syscall, u32
 
@@ -16,7 +17,6 @@ _SETGID: Final = 6
 _SETUID: Final = 7
 _NGROUPS_MAX: Final = 65536
 _CAP_VERSIONS: Final = {0x19980330: 1, 0x20071026: 2, 0x20080522: 2}
-_ALL_CAPABILITIES: Final = (1 << 41) - 1
 _NONE: Final = 0xFFFFFFFF
 
 
@@ -55,9 +55,9 @@ def sys_setuid(task: Task, uid: u32) -> Result:
     _check_id(uid)
     creds = task.creds
     if creds.capable(_SETUID):
-        task.creds = creds._replace(ruid=uid, euid=uid, suid=uid, fsuid=uid)
+        task.creds = creds.with_uids(uid, uid, uid)
     elif uid in (creds.ruid, creds.suid):
-        task.creds = creds._replace(euid=uid, fsuid=uid)
+        task.creds = creds.with_uids(creds.ruid, uid, creds.suid)
     else:
         raise SyscallError(errno.EPERM)
     return 0
@@ -92,7 +92,7 @@ def sys_setreuid(task: Task, ruid: u32, euid: u32) -> Result:
     new_euid = creds.euid if euid == _NONE else euid
     keep = ruid == _NONE and (euid == _NONE or euid == creds.ruid)
     suid = creds.suid if keep else new_euid
-    task.creds = creds._replace(ruid=creds.ruid if ruid == _NONE else ruid, euid=new_euid, suid=suid, fsuid=new_euid)
+    task.creds = creds.with_uids(creds.ruid if ruid == _NONE else ruid, new_euid, suid)
     return 0
 
 
@@ -117,7 +117,7 @@ def sys_setresuid(task: Task, ruid: u32, euid: u32, suid: u32) -> Result:
     new = [
         old if value == _NONE else value for value, old in ((ruid, creds.ruid), (euid, creds.euid), (suid, creds.suid))
     ]
-    task.creds = creds._replace(ruid=new[0], euid=new[1], suid=new[2], fsuid=new[1])
+    task.creds = creds.with_uids(*new)
     return 0
 
 
@@ -154,7 +154,7 @@ def sys_setfsuid(task: Task, uid: u32) -> Result:
     """setfsuid(2): returns the old id, whatever happens."""
     creds = task.creds
     if uid != _NONE and (creds.capable(_SETUID) or uid in (creds.ruid, creds.euid, creds.suid, creds.fsuid)):
-        task.creds = creds._replace(fsuid=uid)
+        task.creds = creds.with_fsuid(uid)
     return creds.fsuid
 
 
@@ -192,7 +192,7 @@ def sys_setgroups(task: Task, size: u32, groups: addr) -> Result:
     return 0
 
 
-# Capabilities follow from the effective uid.
+# Capabilities.
 
 
 def _cap_header(task: Task, header: int) -> tuple[int, int]:
@@ -218,24 +218,28 @@ def sys_capget(task: Task, header: addr, data: addr) -> Result:
     target = task.kernel.tasks.get(pid) if pid else task
     if target is None:
         raise SyscallError(errno.ESRCH)
-    held = _ALL_CAPABILITIES if target.creds.euid == 0 else 0
     if not data:
         return 0
+    creds = target.creds
     for word in range(words):
-        part = held >> 32 * word & 0xFFFFFFFF
-        task.mm.write(data + 12 * word, struct.pack("<3I", part, part, 0))
+        sets = (creds.effective, creds.permitted, creds.inheritable)
+        task.mm.write(data + 12 * word, struct.pack("<3I", *(held >> 32 * word & 0xFFFFFFFF for held in sets)))
     return 0
 
 
 @syscall("capset")
 def sys_capset(task: Task, header: addr, data: addr) -> Result:
-    """capset(2): accepted when it asks for no more than there is; capabilities are not dropped one by one (docs/limits.md)."""
+    """capset(2)."""
     words, pid = _cap_header(task, header)
     if pid not in (0, task.tid):
         raise SyscallError(errno.EPERM)
-    held = _ALL_CAPABILITIES if task.creds.euid == 0 else 0
-    for word in range(words):
-        effective, permitted, _ = struct.unpack("<3I", task.mm.read(data + 12 * word, 12))
-        if (effective | permitted) & ~(held >> 32 * word & 0xFFFFFFFF):
-            raise SyscallError(errno.EPERM)
+    effective = permitted = inheritable = 0
+    for word, triple in enumerate(struct.iter_unpack("<3I", task.mm.read(data, 12 * words))):
+        effective |= triple[0] << 32 * word
+        permitted |= triple[1] << 32 * word
+        inheritable |= triple[2] << 32 * word
+    new = task.creds.with_sets(permitted & ALL, effective & ALL, inheritable & ALL)
+    if new is None:
+        raise SyscallError(errno.EPERM)
+    task.creds = new
     return 0
