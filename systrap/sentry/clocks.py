@@ -27,6 +27,8 @@ _READABLE: Final = (0, 1, 4, 5, 6, 7, 11)
 _SLEEPABLE: Final = (0, 1, 2, 7, 11)
 _CPU_LIMIT: Final = 3
 """The timer of RLIMIT_CPU, beside the three interval timers."""
+MAX_SECONDS: Final = (1 << 63) // 1_000_000_000
+"""The longest time: 292 years, as Linux's ktime_t has it."""
 _FOREVER: Final = 1 << 40
 _MAX_OVERRUN: Final = (1 << 31) - 1
 _CPU_TICK: Final = 0.004
@@ -92,12 +94,12 @@ def unpack_time(data: bytes) -> float:
     seconds, nanos = struct.unpack("<2q", data)
     if seconds < 0 or not 0 <= nanos < 1_000_000_000:
         raise SyscallError(errno.EINVAL)
-    return float(seconds + nanos / 1e9)
+    return float(min(seconds, MAX_SECONDS) + nanos / 1e9)
 
 
 def pack_time(seconds: float) -> bytes:
     """Return seconds as a struct timespec."""
-    nanos = max(0, round(seconds * 1e9))
+    nanos = max(0, round(min(seconds, MAX_SECONDS) * 1e9))
     return struct.pack("<2q", *divmod(nanos, 1_000_000_000))
 
 

@@ -32,12 +32,17 @@ _UC_FLAGS: Final = 7  # UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
 _MAGIC1: Final = 0x46505853
 _MAGIC2: Final = 0x46505845
 _SOFTWARE: Final = 464
+_MXCSR: Final = 24
 _GREGS: Final = (
     r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.RDI, r.RSI, r.RBP, r.RBX, r.RDX, r.RAX, r.RCX, r.RSP, r.RIP,
 )  # fmt: skip
 _USER_FLAGS: Final = 0x40DD5  # AC, OF, DF, TF, SF, ZF, AF, PF, CF: what sigreturn may change
 _KEPT_FLAGS: Final = 0x202
 _U64: Final = (1 << 64) - 1
+_TRAPS: Final = {(4, 2): 6, (5, 0x80): 3, (5, 1): 3, (5, 2): 1, (5, 4): 1, (7, 1): 17, (11, 0x80): 13} | {
+    (8, code): 19 for code in range(2, 9)
+}
+"""Trap numbers by signal and code, for faults that the platform tells no number of: #UD, #BP, #DB, #AC, #GP, #XM."""
 
 
 def within_altstack(task: "Task", sp: int) -> bool:
@@ -80,7 +85,7 @@ def push(task: "Task", info: "Info", action: "Action", old_mask: int) -> bool:
         # The guest's stack pointer, or its alternate stack, leads out of the address space: there is no room there.
         return False
     uc_address, info_address = frame + 8, frame + 8 + _UCONTEXT
-    fault = (info.err, info.trapno, info.addr) if info.trapno or info.err else (0, 0, 0)
+    fault = (info.err, info.trapno or _TRAPS.get((info.signo, info.code), 0), info.addr if info.trapno else 0)
     selectors = regs[r.CS] & 0xFFFF | (regs[r.SS] & 0xFFFF) << 48
     start, flags, length = task.altstack
     ucontext = struct.pack("<QQQi4xQ", _UC_FLAGS, 0, start, flags - (1 << 32) if flags >> 31 else flags, length)
@@ -147,11 +152,14 @@ def set_altstack(task: "Task", start: int, flags: int, size: int) -> int:
 
 
 def _read_fp(task: "Task", address: int) -> bytearray:
-    """Return the FP image a frame points to, made loadable; without one, the initial state."""
+    """Return the FP image a frame points to; without one, the initial state. EFAULT for one that cannot be loaded."""
     size = len(task.context.fp)
     if not address:
         return x86_fp.initial(size)
     legacy = task.mm.read(address, x86_fp.LEGACY_SIZE)
+    (mxcsr,) = struct.unpack_from("<I", legacy, _MXCSR)
+    if mxcsr & ~x86_fp.mxcsr_mask(size):
+        raise SyscallError(errno.EFAULT)
     magic, extended, _, xstate = struct.unpack_from("<IIQI", legacy, _SOFTWARE)
     image = bytearray(size)
     if magic == _MAGIC1 and x86_fp.HEADER_END <= xstate <= size and extended >= xstate + 4:

@@ -55,7 +55,7 @@ async def sys_futex(
         if command == _CMP_REQUEUE and mm.read_u32(address) != value3:
             raise SyscallError(errno.EAGAIN)
         woken, moved = futexes.requeue(source, target, value, timeout & 0xFFFFFFFF)
-        return woken + moved if command == _CMP_REQUEUE else woken
+        return woken + moved
     if command == _WAKE_OP:
         return _wake_op(task, private, address, value, timeout & 0xFFFFFFFF, address2, value3)
     raise SyscallError(errno.ENOSYS)

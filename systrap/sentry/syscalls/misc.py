@@ -79,9 +79,10 @@ def sys_getrandom(task: Task, buffer: addr, count: u64, flags: u32) -> Result:
     if flags & ~7 or flags & 6 == 6:
         raise SyscallError(errno.EINVAL)
     count = min(count, 1 << 20)
-    if count:
-        task.mm.write(buffer, os.urandom(count))
-    return count
+    written = task.mm.write_partial(buffer, os.urandom(count)) if count else 0
+    if count and not written:
+        raise SyscallError(errno.EFAULT)
+    return written
 
 
 @syscall("personality")

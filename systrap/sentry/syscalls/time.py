@@ -167,7 +167,7 @@ def sys_setitimer(task: Task, which: i32, new: addr, old: addr) -> Result:
     fields = struct.unpack("<4q", task.mm.read(new, 32)) if new else (0, 0, 0, 0)
     if fields[0] < 0 or fields[2] < 0 or not (0 <= fields[1] < 1_000_000 and 0 <= fields[3] < 1_000_000):
         raise SyscallError(errno.EINVAL)
-    value, interval = fields[2] + fields[3] / 1e6, fields[0] + fields[1] / 1e6
+    value, interval = (min(fields[at], clocks.MAX_SECONDS) + fields[at + 1] / 1e6 for at in (2, 0))
     timer.set(timer.now() + value if value else None, interval)
     if old:
         task.mm.write(old, before)
