@@ -16,7 +16,8 @@ _MXCSR: Final = 24
 _SOFTWARE_AREA: Final = 464
 _DEFAULT_FCW: Final = 0x037F
 _DEFAULT_MXCSR: Final = 0x1F80
-_DEFAULT_MXCSR_MASK: Final = 0xFFBF
+_MXCSR_MASK: Final = 0xFFFF
+_OLD_MXCSR_MASK: Final = 0xFFBF
 
 
 def initial(size: int) -> bytearray:
@@ -27,13 +28,21 @@ def initial(size: int) -> bytearray:
     return image
 
 
-def sanitize(image: bytearray, mxcsr_mask: int = _DEFAULT_MXCSR_MASK) -> None:
+def mxcsr_mask(size: int) -> int:
+    """Return the bits of MXCSR that may be set in an image of this size: every CPU with XSAVE has denormals-are-zeros.
+
+    The image's own MXCSR_MASK is not asked: a guest may have written it.
+    """
+    return _MXCSR_MASK if size >= HEADER_END else _OLD_MXCSR_MASK
+
+
+def sanitize(image: bytearray) -> None:
     """Make an image from an untrusted source loadable: reserved bits of MXCSR and of the header cleared (D25, §10.2 item 4).
 
     The software area, which the kernel reads in signal frames, is cleared too.
     """
     (mxcsr,) = struct.unpack_from("<I", image, _MXCSR)
-    struct.pack_into("<I", image, _MXCSR, mxcsr & mxcsr_mask)
+    struct.pack_into("<I", image, _MXCSR, mxcsr & mxcsr_mask(len(image)))
     image[_SOFTWARE_AREA:LEGACY_SIZE] = bytes(LEGACY_SIZE - _SOFTWARE_AREA)
     if len(image) >= HEADER_END:
         (components,) = struct.unpack_from("<Q", image, LEGACY_SIZE)

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry import epoll as epolls
+from systrap.sentry.clocks import MAX_SECONDS
 from systrap.sentry.errors import Interrupted, RestartKind, SyscallError
 from systrap.sentry.syscalls.table import Result, addr, i32, syscall, u32, u64
 from systrap.sentry.wait import (
@@ -47,11 +48,20 @@ def _deadline(task: Task, seconds: float | None) -> float | None:
     return time.monotonic() + min(seconds, _FAR)
 
 
-async def _until(task: Task, look: Callable[[], int], queues: list[WaitQueue], seconds: float | None) -> int:
-    """Wait until ``look`` finds something, or the time is up (0). Restarted only when no handler runs."""
+async def _until(
+    task: Task, look: Callable[[], int], queues: list[WaitQueue], seconds: float | None, interruptible: bool = True
+) -> int:
+    """Wait until ``look`` finds something, or the time is up (0). Restarted only when no handler runs.
+
+    A pending signal interrupts even a call that would not wait, unless ``interruptible`` is false (epoll).
+    """
     found = look()
-    if found or seconds == 0:
+    if found:
         return found
+    if seconds == 0:
+        if interruptible and task.kernel.signals.has_deliverable(task):
+            raise Interrupted(RestartKind.NOHAND)
+        return 0
     deadline = _deadline(task, seconds)
     try:
         while True:
@@ -72,7 +82,7 @@ def read_timespec(task: Task, address: int) -> float | None:
     seconds, nanos = struct.unpack("<2q", task.mm.read(address, 16))
     if seconds < 0 or not 0 <= nanos < 1_000_000_000:
         raise SyscallError(errno.EINVAL)
-    return float(seconds + nanos / 1e9)
+    return float(min(seconds, MAX_SECONDS) + nanos / 1e9)
 
 
 def _set_mask(task: Task, mask: int, size: int) -> None:
@@ -148,7 +158,7 @@ async def sys_select(task: Task, count: i32, reads: addr, writes: addr, excepts:
         whole, micros = struct.unpack("<2q", task.mm.read(timeout, 16))
         if whole < 0 or micros < 0:
             raise SyscallError(errno.EINVAL)
-        seconds = whole + micros / 1e6
+        seconds = min(whole + micros / 1e6, _FAR)
     begun = time.monotonic()
     result = await _select(task, count, (reads, writes, excepts), seconds)
     if timeout and seconds is not None:
@@ -278,7 +288,7 @@ async def _epoll_wait(task: Task, epfd: int, address: int, count: int, seconds: 
         ready[:] = instance.collect(count)
         return len(ready)
 
-    found = await _until(task, look, [instance.queue], seconds)
+    found = await _until(task, look, [instance.queue], seconds, interruptible=False)
     if ready:
         task.mm.write(address, b"".join(struct.pack("<IQ", events, data) for events, data in ready))
     return found
