@@ -228,7 +228,7 @@ def sys_seccomp(task: Task, operation: u32, flags: u32, arguments: addr) -> Resu
 
 @syscall(
     "rseq", "keyctl", "add_key", "request_key", "io_uring_setup", "io_uring_enter", "io_uring_register", "io_setup",
-    "io_destroy", "io_submit", "io_cancel", "io_getevents", "io_pgetevents", 
+    "io_destroy", "io_submit", "io_cancel", "io_getevents", "io_pgetevents",
     "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self",
     "mq_open", "mq_unlink", "mq_timedsend", "mq_timedreceive", "mq_notify", "mq_getsetattr", "semget", "semop", "semctl",
     "semtimedop", "msgget", "msgsnd", "msgrcv", "msgctl", "uselib", "ustat", "sysfs", "_sysctl", "modify_ldt",
