@@ -125,7 +125,7 @@ class Guest:
         self.vfs.mount_points = []
         self.vfs.root = Location(root)
         self.task: Any = SimpleNamespace(
-            creds=Credentials(0, 0, 0, 0, 0, 0, 0, 0),
+            creds=Credentials.of(0, 0),
             fs=FSContext(self.vfs.root, self.vfs.root, 0o022),
             kernel=SimpleNamespace(memory=memory, vfs=self.vfs),
         )
@@ -272,7 +272,7 @@ def test_overlay(tmp_path: Path, memory: MemoryFile, seed: int) -> None:
     populate(native_root)
     populate(lower)
     before = snapshot(Native(lower))
-    run_on_both(Native(native_root), Guest(host_overlay(memory, 0x20, os.fsencode(lower)), memory), seed)
+    run_on_both(Native(native_root), Guest(host_overlay(memory, os.fsencode(lower)), memory), seed)
     assert snapshot(Native(lower)) == before
 
 
@@ -325,7 +325,7 @@ def test_no_set_id_files_on_the_host(tmp_path: Path, memory: MemoryFile) -> None
 def test_open_files_see_the_first_change(tmp_path: Path, memory: MemoryFile) -> None:
     """A description and a mapping made while the file was the host's show what is written later."""
     (tmp_path / "f").write_bytes(b"host")
-    guest = Guest(host_overlay(memory, 0x20, os.fsencode(tmp_path)), memory)
+    guest = Guest(host_overlay(memory, os.fsencode(tmp_path)), memory)
     before = guest.vfs.open(guest.task, None, "/f", os.O_RDONLY, 0)
     mapped = before.mappable()
     guest.open("/f", os.O_WRONLY | os.O_APPEND, b"+guest")
@@ -338,7 +338,7 @@ def test_open_files_see_the_first_change(tmp_path: Path, memory: MemoryFile) -> 
 
 def test_places_follow_renames(tmp_path: Path, memory: MemoryFile) -> None:
     """Who is in a directory that is moved is in the new place; a moved directory cannot be moved below itself."""
-    guest = Guest(host_overlay(memory, 0x20, os.fsencode(tmp_path)), memory)
+    guest = Guest(host_overlay(memory, os.fsencode(tmp_path)), memory)
     guest.mkdir("/a")
     guest.mkdir("/a/b")
     guest.mkdir("/c")
@@ -354,7 +354,7 @@ def test_places_follow_renames(tmp_path: Path, memory: MemoryFile) -> None:
 def test_host_tree_is_shown_as_it_is(memory: MemoryFile) -> None:
     """Every name and attribute of a real tree of the host, as os.walk and lstat tell them."""
     root = "/usr/share/perl5" if os.path.isdir("/usr/share/perl5") else os.path.dirname(os.__file__) + "/encodings"
-    guest = Guest(host_overlay(memory, 0x20, b"/"), memory)
+    guest = Guest(host_overlay(memory, b"/"), memory)
     seen = 0
     for path, directories, files in os.walk(root):
         assert {os.fsencode(name) for name in directories + files} == set(guest.listing(path))
@@ -376,7 +376,32 @@ def test_host_tree_is_shown_as_it_is(memory: MemoryFile) -> None:
 
 def test_control_file_systems_of_the_host_are_empty(memory: MemoryFile) -> None:
     """Neither the overlay nor what is written through shows the host's own /proc."""
-    for root in (host_overlay(memory, 0x20, b"/"), HostInode(b"/")):
+    for root in (host_overlay(memory, b"/"), HostInode(b"/")):
         guest = Guest(root, memory)
         assert guest.listing("/proc") == []
         assert guest("stat", "/proc/self", True) == "ENOENT"
+
+
+@needs_root
+def test_directories_that_do_not_count(tmp_path: Path, memory: MemoryFile) -> None:
+    """On overlayfs and btrfs every directory has one link: removing what is below does not make it a removed one."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    guest = Guest(host_overlay(memory, os.fsencode(tmp_path)), memory)
+    node: Any = guest.vfs.lookup(guest.task, None, "/a").inode
+    node.copy_up().nlink = 1
+    assert guest("rmdir", "/a/b") is None
+    assert guest("mkdir", "/a/c") is None
+    assert guest("stat", "/a", True)[1] == 1
+
+
+@needs_root
+def test_device_number_stays(tmp_path: Path, memory: MemoryFile) -> None:
+    """A file is on the same file system before and after the guest's first change, and so is a new one."""
+    (tmp_path / "a").write_bytes(b"x")
+    guest = Guest(host_overlay(memory, os.fsencode(tmp_path)), memory)
+    before = guest.vfs.lookup(guest.task, None, "/a").inode.stat()
+    guest.chmod("/a", 0o600)
+    guest.mkdir("/b")
+    after = [guest.vfs.lookup(guest.task, None, path).inode.stat() for path in ("/a", "/b")]
+    assert [before.dev] * 2 == [found.dev for found in after]
+    assert before.ino == after[0].ino

@@ -87,6 +87,11 @@ class Attributes:
         self.ino = new_ino()
         self.atime = self.mtime = self.ctime = self.btime = now
 
+    def count_below(self, change: int) -> None:
+        """Count directories in this one: in its links, unless its file system does not count (overlayfs, btrfs tell 1)."""
+        if self.nlink > 1:
+            self.nlink = max(self.nlink + change, 2)
+
 
 class Node(Inode):
     """What all kinds share. ``own``: its own attributes, None while they are the host's (then ``host_stat`` is set)."""
@@ -125,8 +130,9 @@ class Node(Inode):
                 raise SyscallError(errno.ESTALE)
             return from_host(self.host_stat)
         size, blocks = self._size()
+        dev = self.fs.dev if self.host_stat is None else self.host_stat.st_dev
         return Stat(
-            self.fs.dev, own.ino, own.mode | self.kind, own.nlink, own.uid, own.gid, own.rdev, size, BLOCK_SIZE, blocks,
+            dev, own.ino, own.mode | self.kind, own.nlink, own.uid, own.gid, own.rdev, size, BLOCK_SIZE, blocks,
             own.atime, own.mtime, own.ctime, own.btime,
         )  # fmt: skip
 
@@ -411,7 +417,7 @@ class Directory(Node):
             node.store = PageStore(self.fs.memory)
         if isinstance(node, Directory):
             node.own.nlink = 2
-            directory.nlink += 1
+            directory.count_below(1)
         self.upper[name] = node
         self.changed()
         return node
@@ -472,7 +478,7 @@ class Directory(Node):
             raise SyscallError(errno.ENOTEMPTY)
         if isinstance(inode, Node):
             inode.copy_up().nlink = 0
-        self.copy_up().nlink -= 1
+        self.copy_up().count_below(-1)
         self._remove(name)
 
     def rename(self, name: bytes, target: Inode, new_name: bytes, exchange: bool) -> None:
@@ -493,12 +499,12 @@ class Directory(Node):
             if isinstance(replaced, Node):
                 replaced.count_link(-replaced.copy_up().nlink if replaced.is_directory else -1)
                 if replaced.is_directory:
-                    target.copy_up().nlink -= 1
+                    target.copy_up().count_below(-1)
             target.upper[new_name] = moved
         if target is not self:
             crossing = int(moved.is_directory) - int(exchange and replaced is not None and replaced.is_directory)
-            self.copy_up().nlink -= crossing
-            target.copy_up().nlink += crossing
+            self.copy_up().count_below(-crossing)
+            target.copy_up().count_below(crossing)
         self.changed()
         target.changed()
 
@@ -550,10 +556,10 @@ def new_tree(memory: "MemoryFile", dev: int, mode: int, uid: int = 0, gid: int =
     return root
 
 
-def host_overlay(memory: "MemoryFile", dev: int, path: bytes) -> Node:
-    """Return the root of an overlay over a host directory, or over a single file."""
-    fs = FileSystem(memory, dev)
+def host_overlay(memory: "MemoryFile", path: bytes) -> Node:
+    """Return the root of an overlay over a host directory, or over a single file; it has that file's device number."""
     found = os.lstat(path)
+    fs = FileSystem(memory, found.st_dev)
     root = fs.host_node(b"" if path == b"/" else path, found)
     fs.changed[found.st_dev, found.st_ino] = root
     return root

@@ -60,12 +60,12 @@ class VFS:
         self.mounts: dict[Inode, Inode] = {}
         through = b"/" in kernel.config.rw_paths
         self.mount_points: list[tuple[bytes, str]] = [(b"/", "host" if through else "overlay")]
-        self.root = Location(HostInode(b"/") if through else host_overlay(kernel.memory, 0x20, b"/"))
+        self.root = Location(HostInode(b"/") if through else host_overlay(kernel.memory, b"/"))
         if not through:
             self._mount(b"/tmp", new_tree(kernel.memory, 0x21, 0o1777), "tmpfs")
         self._mount_synthetic()
         for path in self._shown():
-            self._show(path, host_overlay(kernel.memory, 0x24, path), "overlay")
+            self._show(path, host_overlay(kernel.memory, path), "overlay")
         for path in kernel.config.rw_paths:
             if path != b"/":
                 self._show(path, HostInode(path), "host")

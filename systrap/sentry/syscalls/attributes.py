@@ -23,6 +23,8 @@ AT_EACCESS: Final = 0x200
 _S_ISUID: Final = 0o4000
 _S_ISGID: Final = 0o2000
 _S_IXGRP: Final = 0o010
+_FIRST_TIME: Final = -(1 << 31) * 1_000_000_000
+_LAST_TIME: Final = 15_032_385_535 * 1_000_000_000
 _UTIME_NOW: Final = (1 << 30) - 1
 _UTIME_OMIT: Final = (1 << 30) - 2
 
@@ -187,7 +189,7 @@ def _utimens(task: Task, inode: Inode, atime: int | None, mtime: int | None, by_
         if not by_writer:
             raise SyscallError(errno.EPERM)
         inode.check(task.creds, MAY_WRITE)
-    inode.utimens(atime, mtime)
+    inode.utimens(*(when if when is None else min(max(when, _FIRST_TIME), _LAST_TIME) for when in (atime, mtime)))
     notify.attributes(inode)
     return 0
 
