@@ -38,6 +38,21 @@ def leads_to(location: Location) -> bool:
     return found is location.inode
 
 
+def is_deleted(location: Location) -> bool:
+    """Tell whether the name by which something was reached is gone, even if other names of it are left."""
+    here = settle(location)
+    if here.parent is None:
+        return False
+    try:
+        if here.inode.stat().nlink == 0:
+            return True
+        if not here.inode.is_directory:
+            here.parent.inode.lookup(here.name)
+    except SyscallError:
+        return True
+    return False
+
+
 def path_of(location: Location, root: Location) -> bytes:
     """Return the path of a location as seen from ``root``."""
     names: list[bytes] = []

@@ -10,6 +10,7 @@ from systrap.sentry.file import OpenFile
 from systrap.sentry.fs import proc_memory, proc_status
 from systrap.sentry.fs.contents import DirectoryFile
 from systrap.sentry.fs.inode import Inode, Location, Stat
+from systrap.sentry.fs.places import is_deleted
 from systrap.sentry.fs.reopen import link_text, location_of
 from systrap.sentry.fs.synthetic import Directory, Link, SyntheticInode, TextInode, ino_of
 from systrap.sentry.limits import INFINITY
@@ -283,7 +284,8 @@ def _executable_text(task: "Task") -> bytes:
 
 def _place_text(place: Location, task: "Task") -> bytes:
     current = task.kernel.current or task
-    return task.kernel.vfs.path_of(place, current.fs.root)
+    text: bytes = task.kernel.vfs.path_of(place, current.fs.root)
+    return text + b" (deleted)" if is_deleted(place) else text
 
 
 _LINKS: "Final[dict[bytes, tuple[Callable[[Task], bytes], Callable[[Task, Task], Location]]]]" = {

@@ -10,6 +10,7 @@ from systrap.sentry.file import O_ACCMODE, O_APPEND, O_RDONLY, O_RDWR, O_TRUNC, 
 from systrap.sentry.fs.contents import PathFile
 from systrap.sentry.fs.inode import Inode, Location, Stat
 from systrap.sentry.fs.memfd import MemoryDescriptor
+from systrap.sentry.fs.places import is_deleted
 from systrap.sentry.hoststream import HostStream
 from systrap.sentry.pipe import PipeEnd
 
@@ -88,10 +89,6 @@ def location_of(file: OpenFile) -> Location:
 def link_text(file: OpenFile) -> bytes:
     """Return what readlink of a descriptor's magic link tells."""
     text = os.fsencode(file.describe())
-    if isinstance(file, PathFile) and not text.endswith(b" (deleted)"):
-        try:
-            if file.location.inode.stat().nlink == 0:
-                text += b" (deleted)"
-        except SyscallError:
-            text += b" (deleted)"
+    if isinstance(file, PathFile) and not text.endswith(b" (deleted)") and is_deleted(file.location):
+        text += b" (deleted)"
     return text
