@@ -125,7 +125,7 @@ class Guest:
         self.vfs.mount_points = []
         self.vfs.root = Location(root)
         self.task: Any = SimpleNamespace(
-            creds=Credentials.of(0, 0),
+            creds=Credentials(0, 0, 0, 0, 0, 0, 0, 0),
             fs=FSContext(self.vfs.root, self.vfs.root, 0o022),
             kernel=SimpleNamespace(memory=memory, vfs=self.vfs),
         )
@@ -405,3 +405,13 @@ def test_device_number_stays(tmp_path: Path, memory: MemoryFile) -> None:
     after = [guest.vfs.lookup(guest.task, None, path).inode.stat() for path in ("/a", "/b")]
     assert [before.dev] * 2 == [found.dev for found in after]
     assert before.ino == after[0].ino
+
+
+def test_read_only_from_the_start(tmp_path: Path, memory: MemoryFile) -> None:
+    """Who makes a file below --rw without permission to write it may write by the descriptor it was made with."""
+    guest = Guest(HostInode(os.fsencode(tmp_path)), memory)
+    file = guest.vfs.open(guest.task, None, b"/f", CREATE | os.O_EXCL, 0o444)
+    assert file.write(b"abc") == 3
+    file.release()
+    assert (tmp_path / "f").read_bytes() == b"abc"
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o444

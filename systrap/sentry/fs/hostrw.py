@@ -40,7 +40,7 @@ def _host(call: Callable[[], T]) -> T:
 class HostInode(Inode, HostNode):
     """A host file: a name in a host directory, and the (device, inode) that must be found there."""
 
-    __slots__ = ("_contents", "_held", "_kind", "_writable", "above", "endpoint", "key", "name")
+    __slots__ = ("_contents", "_fresh", "_held", "_kind", "_writable", "above", "endpoint", "key", "name")
 
     def __init__(self, path: bytes, above: "HostInode | None" = None, found: os.stat_result | None = None) -> None:
         """Open a path of the operator's (links followed), or take what lookup found under a name (``path``)."""
@@ -50,6 +50,7 @@ class HostInode(Inode, HostNode):
         self._contents: weakref.ReferenceType[HostContents] | None = None
         self._writable = False
         self._held = -1
+        self._fresh: HostContents | None = None
         if found is None:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
             found = os.fstat(fd)
@@ -136,16 +137,19 @@ class HostInode(Inode, HostNode):
     def create(self, name: bytes, mode: int, creds: "Credentials", rdev: int = 0) -> Inode:
         """See Inode. Device nodes are not made on the host."""
         here, kind, bits = self._for_change(), mode & 0o170000 or stats.S_IFREG, mode & 0o7777
+        contents = None
         if kind == stats.S_IFDIR:
             _host(lambda: os.mkdir(name, bits, dir_fd=here))
         elif kind == stats.S_IFREG:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _SAFE_OPEN
-            os.close(_host(lambda: os.open(name, flags, bits & ~_SET_ID, dir_fd=here)))
+            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | _SAFE_OPEN
+            contents = HostContents(_host(lambda: os.open(name, flags, bits & ~_SET_ID, dir_fd=here)))
         elif kind in (stats.S_IFIFO, stats.S_IFSOCK):
             _host(lambda: os.mknod(name, kind | bits & 0o777, dir_fd=here))
         else:
             raise SyscallError(errno.EPERM)
         inode = self.lookup(name)
+        if contents is not None and isinstance(inode, HostInode) and _key(os.fstat(contents.fd)) == inode.key:
+            inode._fresh, inode._contents, inode._writable = contents, weakref.ref(contents), True
         self._give_to(creds, inode)
         if kind == stats.S_IFDIR and self._host_stat().st_mode & _S_ISGID:
             bits |= _S_ISGID
@@ -243,7 +247,13 @@ class HostInode(Inode, HostNode):
         return HostFile(location, flags, self._opened(flags & O_ACCMODE != O_RDONLY))
 
     def _opened(self, write: bool) -> HostContents:
-        """Return the contents; one object serves all, and one opened for writing replaces one that was not."""
+        """Return the contents; one object serves all, and one opened for writing replaces one that was not.
+
+        Who made the file may open it whatever its mode says: what create() opened serves the open that follows.
+        """
+        fresh, self._fresh = self._fresh, None
+        if fresh is not None:
+            return fresh
         contents = self._contents() if self._contents is not None else None
         if contents is None or (write and not self._writable):
             if not write:
@@ -352,6 +362,10 @@ class HostInode(Inode, HostNode):
     def statfs_magic(self) -> int:
         """See Inode."""
         return 0xEF53
+
+
+def _key(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def _entry_type(entry: "os.DirEntry[str]") -> int:
