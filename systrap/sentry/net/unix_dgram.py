@@ -142,6 +142,3 @@ class UnixDatagram(UnixSocket):
         blocked, self._blocked = self._blocked, {}
         for sender in blocked:
             sender.queue.notify(POLLOUT | POLLWRNORM | POLLWRBAND)
-        peer = self.peer
-        if peer is not None and peer.peer is self:
-            peer.queue.notify(POLLOUT | POLLWRNORM | POLLWRBAND)
