@@ -15,7 +15,8 @@ _MAX_TYPE: Final = 10
 _MAX_FAMILY: Final = 46
 _MAX_PROTOCOL: Final = 263
 _PING: Final = {AF_INET: 1, AF_INET6: 58}
-_PROTOCOLS: Final = {SOCK_STREAM: 6, SOCK_DGRAM: 17}
+_IPPROTO_UDPLITE: Final = 136
+_PROTOCOLS: Final = {SOCK_STREAM: (0, 6), SOCK_DGRAM: (0, 17, _IPPROTO_UDPLITE)}
 
 
 def make_socket(task: "Task", family: int, kind: int, protocol: int) -> Socket:
@@ -64,15 +65,15 @@ def _make_inet(task: "Task", family: int, kind: int, protocol: int) -> Socket:
         raise SyscallError(errno.ESOCKTNOSUPPORT)
     if kind == SOCK_DGRAM and protocol == _PING[family]:
         raise SyscallError(errno.EACCES)
-    if protocol not in (0, _PROTOCOLS[kind]):
+    if protocol not in _PROTOCOLS[kind]:
         raise SyscallError(errno.EPROTONOSUPPORT)
     if kind == SOCK_STREAM:
         from systrap.sentry.net.tcp import TcpSocket
 
         return TcpSocket(task.kernel, family)
-    from systrap.sentry.net.udp import UdpSocket
+    from systrap.sentry.net.udp import IPPROTO_UDP, UdpSocket
 
-    return UdpSocket(task.kernel, family)
+    return UdpSocket(task.kernel, family, protocol or IPPROTO_UDP)
 
 
 def make_pair(task: "Task", family: int, kind: int, protocol: int) -> tuple[Socket, Socket]:

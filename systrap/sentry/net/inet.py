@@ -141,7 +141,7 @@ class InetSocket(Socket):
             self.v6only = bool(struct.unpack_from("<i", data)[0])
 
     def _check_protocol(self, level: int) -> None:
-        if (level == opt.SOL_TCP and self.type != 1) or (level == opt.SOL_UDP and self.type != 2):
+        if level in (opt.SOL_TCP, opt.SOL_UDP, opt.SOL_UDPLITE) and level != self.protocol:
             raise SyscallError(errno.EOPNOTSUPP if self.family == AF_INET else errno.ENOPROTOOPT)
 
     def release(self) -> None:

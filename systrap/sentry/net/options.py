@@ -16,6 +16,7 @@ SOL_SOCKET: Final = 1
 SOL_TCP: Final = 6
 SOL_UDP: Final = 17
 SOL_IPV6: Final = 41
+SOL_UDPLITE: Final = 136
 SOL_NETLINK: Final = 270
 
 SO_REUSEADDR: Final = 2
@@ -24,6 +25,7 @@ SO_ERROR: Final = 4
 SO_BROADCAST: Final = 6
 SO_SNDBUF: Final = 7
 SO_RCVBUF: Final = 8
+SO_OOBINLINE: Final = 10
 SO_LINGER: Final = 13
 SO_REUSEPORT: Final = 15
 SO_PASSCRED: Final = 16
@@ -44,15 +46,21 @@ SO_PEERGROUPS: Final = 59
 SO_RCVTIMEO_NEW: Final = 66
 SO_SNDTIMEO_NEW: Final = 67
 
+IP_TOS: Final = 1
 IP_TTL: Final = 2
 IP_PKTINFO: Final = 8
+IP_RECVTTL: Final = 12
+IP_RECVTOS: Final = 13
 IP_MTU: Final = 14
-IP_ADD_MEMBERSHIP: Final = 35
 IPV6_V6ONLY: Final = 26
-IPV6_ADD_MEMBERSHIP: Final = 20
+IPV6_UNICAST_HOPS: Final = 16
 IPV6_RECVPKTINFO: Final = 49
+IPV6_PKTINFO: Final = 50
+IPV6_RECVHOPLIMIT: Final = 51
+IPV6_HOPLIMIT: Final = 52
+IPV6_RECVTCLASS: Final = 66
+IPV6_TCLASS: Final = 67
 TCP_MAXSEG: Final = 2
-TCP_DEFER_ACCEPT: Final = 9
 TCP_INFO: Final = 11
 TCP_CONGESTION: Final = 13
 
@@ -100,13 +108,15 @@ _NUMBERS: Final[dict[int, dict[int, int]]] = {
         1: AF_INET6, 16: 64, 17: 0, 18: 1, 19: 1, 22: 0, 23: 1, 24: 65536, 25: 0, 26: 0, 49: 0, 51: 0, 53: 0, 56: 0, 58: 0, 60: 0,
         61: 0, 66: 0, 67: 0, 70: 1, 72: 0x500, 74: 0, 75: 0, 78: 0, 29: 1, 33: 0, 76: 0,
     },
+    # SEND_CSCOV, RECV_CSCOV
+    SOL_UDPLITE: {10: 0, 11: 0},
     SOL_NETLINK: {1: 0, 3: 0, 4: 0, 5: 0, 8: 0, 10: 0, 11: 0, 12: 0},
 }  # fmt: skip
 
 _LEVELS: Final = {
     AF_UNIX: (SOL_SOCKET,),
-    AF_INET: (SOL_SOCKET, SOL_IP, SOL_TCP, SOL_UDP),
-    AF_INET6: (SOL_SOCKET, SOL_IP, SOL_IPV6, SOL_TCP, SOL_UDP),
+    AF_INET: (SOL_SOCKET, SOL_IP, SOL_TCP, SOL_UDP, SOL_UDPLITE),
+    AF_INET6: (SOL_SOCKET, SOL_IP, SOL_IPV6, SOL_TCP, SOL_UDP, SOL_UDPLITE),
 }
 
 

@@ -67,12 +67,16 @@ class Received(NamedTuple):
 
 
 class Outgoing(NamedTuple):
-    """What goes with data that is sent: where to (b"": the peer), descriptors, credentials if the sender named any."""
+    """What goes with data that is sent: where to (b"": the peer), descriptors, credentials if the sender named any.
+
+    ``control``: other ancillary data, as (level, type, data).
+    """
 
     address: bytes = b""
     files: tuple[OpenFile, ...] = ()
     creds: UCred | None = None
     flags: int = 0
+    control: tuple[tuple[int, int, bytes], ...] = ()
 
 
 PLAIN: Final = Outgoing()
@@ -159,6 +163,10 @@ class Socket(OpenFile):
         """Return what SIOCOUTQ tells."""
         return 0
 
+    def at_mark(self) -> bool:
+        """Tell whether the next byte to read is where urgent data was (SIOCATMARK)."""
+        return False
+
     # What is the same for all.
 
     def take_error(self) -> int:
@@ -226,7 +234,7 @@ class Socket(OpenFile):
         elif request == _SIOCOUTQ:
             task.mm.write(argument, struct.pack("<i", self.unsent_bytes()))
         elif request == _SIOCATMARK:
-            task.mm.write(argument, bytes(4))
+            task.mm.write_u32(argument, int(self.at_mark()))
         elif request in _SIOCGSTAMP:
             raise SyscallError(errno.ENOENT)
         else:

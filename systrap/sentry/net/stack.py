@@ -91,11 +91,12 @@ def _conflict(socket: "InetSocket", ip: bytes, other: "InetSocket") -> bool:
 class Stack:
     """All sockets of a run."""
 
-    __slots__ = ("abstract", "autobound", "paths", "sockets", "tcp", "udp")
+    __slots__ = ("abstract", "autobound", "paths", "sockets", "tcp", "udp", "udplite")
 
     def __init__(self) -> None:
         self.tcp = Ports()
         self.udp = Ports()
+        self.udplite = Ports()
         self.abstract: dict[bytes, UnixSocket] = {}
         self.paths: dict[tuple[int, int], UnixSocket] = {}
         self.sockets: dict[Socket, None] = {}

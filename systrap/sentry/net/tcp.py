@@ -25,7 +25,7 @@ from systrap.sentry.net.socket import (
     Received,
 )
 from systrap.sentry.net.stack import Ports, overlap, stack_of
-from systrap.sentry.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRNORM
+from systrap.sentry.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, POLLRDNORM, POLLWRNORM
 
 if TYPE_CHECKING:
     from systrap.sentry.kernel import Kernel
@@ -39,6 +39,7 @@ CONNECTED: Final = 3
 _READABLE: Final = POLLIN | POLLRDNORM
 _WRITABLE: Final = POLLOUT | POLLWRNORM
 _SOMAXCONN: Final = 4096
+_SIGURG: Final = 23
 _SEGMENT: Final = 32741
 _TCP_STATES: Final = {CLOSED: 7, LISTEN: 10, CONNECTING: 2, CONNECTED: 1}
 
@@ -46,7 +47,20 @@ _TCP_STATES: Final = {CLOSED: 7, LISTEN: 10, CONNECTING: 2, CONNECTED: 1}
 class TcpSocket(InetSocket):
     """A TCP socket. ``fin``: the peer closed its sending direction; ``peer`` is None when the peer's socket is closed."""
 
-    __slots__ = ("_attempted", "_backlog", "accepted", "fin", "incoming", "peer", "size", "start", "state", "waiting")
+    __slots__ = (
+        "_attempted",
+        "_backlog",
+        "accepted",
+        "fin",
+        "incoming",
+        "mark",
+        "peer",
+        "size",
+        "start",
+        "state",
+        "urgent",
+        "waiting",
+    )
 
     is_stream = True
     slow_connect = errno.EINPROGRESS
@@ -60,6 +74,9 @@ class TcpSocket(InetSocket):
         self.size = 0
         # How much of the first piece was read already.
         self.start = 0
+        # Urgent data: the byte, and how many bytes are before it; -1: none.
+        self.urgent = b""
+        self.mark = -1
         self.peer: TcpSocket | None = None
         self.accepted: deque[TcpSocket] = deque()
         # Connections that found the backlog full.
@@ -225,8 +242,6 @@ class TcpSocket(InetSocket):
 
     def send(self, data: "bytes | memoryview[int]", message: Outgoing = PLAIN) -> int:
         """See Socket."""
-        if message.flags & MSG_OOB:
-            raise SyscallError(errno.EOPNOTSUPP)
         if self.state == CONNECTING:
             raise WouldBlockError
         self.raise_error()
@@ -244,10 +259,44 @@ class TcpSocket(InetSocket):
         if room <= 0:
             raise WouldBlockError
         piece = bytes(data[:room]) if length > room else bytes(data)
-        peer.incoming.append(piece)
-        peer.size += len(piece)
+        if message.flags & MSG_OOB and len(piece) == length:
+            peer.take_urgent(piece)
+        else:
+            peer.incoming.append(piece)
+            peer.size += len(piece)
         peer.queue.notify(_READABLE)
         return len(piece)
+
+    def take_urgent(self, data: bytes) -> None:
+        """Take data in whose last byte is urgent: it is kept aside, or marked in the stream (SO_OOBINLINE)."""
+        inline = bool(self.options.number(opt.SOL_SOCKET, opt.SO_OOBINLINE))
+        ordinary = data if inline else data[:-1]
+        self.urgent = b"" if inline else data[-1:]
+        if ordinary:
+            self.incoming.append(ordinary)
+            self.size += len(ordinary)
+        self.mark = self.size - inline
+        self.queue.notify(POLLPRI)
+        kind, pid, _ = self.owner
+        group = self.kernel.groups.get(pid)
+        if pid and kind == 2:
+            self.kernel.signals.send_pgrp(pid, _SIGURG)
+        elif pid and group is not None:
+            self.kernel.signals.send_group(group, _SIGURG)
+
+    def _receive_urgent(self, flags: int) -> Received:
+        if self.mark < 0 or self.options.number(opt.SOL_SOCKET, opt.SO_OOBINLINE):
+            raise SyscallError(errno.EINVAL)
+        data = self.urgent
+        if not data:
+            raise SyscallError(errno.EINVAL)
+        if not flags & MSG_PEEK:
+            self.urgent = b""
+        return Received(data, 1, flags=MSG_OOB)
+
+    def at_mark(self) -> bool:
+        """See Socket."""
+        return self.mark == 0
 
     def reset(self) -> None:
         """Take a reset from the other side."""
@@ -260,10 +309,13 @@ class TcpSocket(InetSocket):
     def receive(self, count: int, flags: int) -> Received:
         """See Socket."""
         if flags & MSG_OOB:
-            raise SyscallError(errno.EINVAL)
+            return self._receive_urgent(flags)
         if self.state == LISTEN:
             raise SyscallError(errno.ENOTCONN)
         if self.size:
+            if 0 < self.mark < count:
+                # Nothing is read across the mark at once.
+                count = self.mark
             data = self._peek(count) if flags & MSG_PEEK else self._take(count)
             # MSG_TRUNC throws the data away, and tells how much it was.
             return Received(b"" if flags & MSG_TRUNC else data, len(data))
@@ -294,6 +346,7 @@ class TcpSocket(InetSocket):
                 self.start += left
                 left = 0
         self.size -= count - left
+        self.mark = self.mark - (count - left) if self.mark > 0 else -1
         peer = self.peer
         if peer is not None:
             # The sender hears of room once there is a third of it, as poll tells.
@@ -336,6 +389,8 @@ class TcpSocket(InetSocket):
             return events
         if self.size:
             events |= _READABLE
+        if self.urgent or (self.mark >= 0 and self.options.number(opt.SOL_SOCKET, opt.SO_OOBINLINE)):
+            events |= POLLPRI
         if self.shut & SHUT_SEND or self._has_room():
             events |= _WRITABLE
         return events

@@ -3,11 +3,11 @@
 import errno
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from systrap.sentry.errors import QuietPipeError, SyscallError, WouldBlockError
 from systrap.sentry.net import options as opt
-from systrap.sentry.net.addresses import AF_INET, AF_UNSPEC, Endpoint, family_of, pack_inet
+from systrap.sentry.net.addresses import AF_INET6, AF_UNSPEC, Endpoint, family_of, pack_inet
 from systrap.sentry.net.inet import InetSocket
 from systrap.sentry.net.socket import (
     MSG_DONTWAIT,
@@ -31,10 +31,17 @@ if TYPE_CHECKING:
 
 _MAX_DATAGRAM: Final = 65507
 _OVERHEAD: Final = 768
-_IPPROTO_UDP: Final = 17
+IPPROTO_UDP: Final = 17
 
-Datagram = tuple[bytes, Endpoint, Endpoint]
-"""Data, where from, where to."""
+
+class Datagram(NamedTuple):
+    """What is sent: data, where from and to, hop limit (time to live) and traffic class (type of service)."""
+
+    data: bytes
+    source: Endpoint
+    target: Endpoint
+    hops: int
+    traffic_class: int
 
 
 class UdpSocket(InetSocket):
@@ -42,15 +49,16 @@ class UdpSocket(InetSocket):
 
     __slots__ = ("incoming", "used")
 
-    def __init__(self, kernel: "Kernel", family: int) -> None:
-        super().__init__(kernel, family, SOCK_DGRAM, _IPPROTO_UDP)
+    def __init__(self, kernel: "Kernel", family: int, protocol: int = IPPROTO_UDP) -> None:
+        super().__init__(kernel, family, SOCK_DGRAM, protocol)
         self.incoming: deque[Datagram] = deque()
         self.used = 0
 
     @property
     def ports(self) -> Ports:
         """See InetSocket."""
-        return stack_of(self.kernel).udp
+        stack = stack_of(self.kernel)
+        return stack.udp if self.protocol == IPPROTO_UDP else stack.udplite
 
     def connect(self, task: "Task", address: bytes) -> None:
         """See Socket: choose a peer; AF_UNSPEC forgets it."""
@@ -83,12 +91,30 @@ class UdpSocket(InetSocket):
         source = self.source_for(target)
         receiver = self._receiver(target, source)
         if receiver is not None:
-            receiver.deliver((bytes(data), source, target))
+            hops, traffic_class = self._header(target, message)
+            receiver.deliver(Datagram(bytes(data), source, target, hops, traffic_class))
         elif self.remote is not None:
             # ICMP port unreachable: told at the next call.
             self.error = errno.ECONNREFUSED
             self.queue.notify(POLLERR | POLLIN | POLLOUT)
         return len(data)
+
+    def _header(self, target: Endpoint, message: Outgoing) -> tuple[int, int]:
+        """Return hop limit and traffic class: those sent along as ancillary data, else the socket's."""
+        options = self.options
+        if target.is_v4:
+            level, names = opt.SOL_IP, (opt.IP_TTL, opt.IP_TOS)
+            values = [options.number(level, name) for name in names]
+        else:
+            level, names = opt.SOL_IPV6, (opt.IPV6_HOPLIMIT, opt.IPV6_TCLASS)
+            values = [options.number(level, opt.IPV6_UNICAST_HOPS), options.number(level, opt.IPV6_TCLASS)]
+        for found_level, kind, body in message.control:
+            if found_level == level and kind in names and len(body) >= 4:
+                (value,) = struct.unpack_from("<i", body)
+                if not -1 <= value <= 255:
+                    raise SyscallError(errno.EINVAL)
+                values[names.index(kind)] = value
+        return (values[0] if values[0] >= 0 else 64, max(values[1], 0))
 
     def _receiver(self, target: Endpoint, source: Endpoint) -> "UdpSocket | None":
         """Return who hears a datagram: connected to its sender before others, then bound to just that address."""
@@ -110,7 +136,7 @@ class UdpSocket(InetSocket):
         """Take a datagram in; it is lost where the buffer is full."""
         if self.shut & SHUT_RECEIVE:
             return
-        cost = len(datagram[0]) + _OVERHEAD
+        cost = len(datagram.data) + _OVERHEAD
         if self.used + cost > self.options.receive_buffer and self.incoming:
             return
         self.used += cost
@@ -124,22 +150,32 @@ class UdpSocket(InetSocket):
             if self.shut & SHUT_RECEIVE and not (self.nonblocking or flags & MSG_DONTWAIT):
                 return Received(b"", 0)
             raise WouldBlockError
-        data, source, target = self.incoming[0]
+        first = self.incoming[0]
+        data = first.data
         if not flags & MSG_PEEK:
             self.incoming.popleft()
             self.used -= len(data) + _OVERHEAD
-        return Received(data[:count], len(data), pack_inet(self.family, source), control=self._control(target))
+        return Received(data[:count], len(data), pack_inet(self.family, first.source), control=self._control(first))
 
-    def _control(self, target: Endpoint) -> tuple[tuple[int, int, bytes], ...]:
-        """Return the ancillary data the receiver asked for: where the datagram went."""
+    def _control(self, datagram: Datagram) -> tuple[tuple[int, int, bytes], ...]:
+        """Return the ancillary data the receiver asked for, in Linux's order."""
         found: list[tuple[int, int, bytes]] = []
-        options = self.options
-        if options.number(opt.SOL_IP, opt.IP_PKTINFO) and target.is_v4:
-            found.append((opt.SOL_IP, opt.IP_PKTINFO, struct.pack("<i", 1) + target.ip[12:] * 2))
-        if self.family != AF_INET and options.number(opt.SOL_IPV6, opt.IPV6_RECVPKTINFO):
-            found.append((opt.SOL_IPV6, 50, target.ip + struct.pack("<i", 1)))
-        if options.number(opt.SOL_IP, 12):
-            found.append((opt.SOL_IP, opt.IP_TTL, struct.pack("<i", 64)))
+        options, target = self.options, datagram.target
+        hops = struct.pack("<i", datagram.hops)
+        if target.is_v4:
+            if options.number(opt.SOL_IP, opt.IP_PKTINFO):
+                found.append((opt.SOL_IP, opt.IP_PKTINFO, struct.pack("<i", 1) + target.ip[12:] * 2))
+            if options.number(opt.SOL_IP, opt.IP_RECVTTL):
+                found.append((opt.SOL_IP, opt.IP_TTL, hops))
+            if options.number(opt.SOL_IP, opt.IP_RECVTOS):
+                found.append((opt.SOL_IP, opt.IP_TOS, bytes([datagram.traffic_class])))
+        if self.family == AF_INET6:
+            if options.number(opt.SOL_IPV6, opt.IPV6_RECVPKTINFO):
+                found.append((opt.SOL_IPV6, opt.IPV6_PKTINFO, target.ip + struct.pack("<i", 1)))
+            if options.number(opt.SOL_IPV6, opt.IPV6_RECVHOPLIMIT):
+                found.append((opt.SOL_IPV6, opt.IPV6_HOPLIMIT, hops))
+            if options.number(opt.SOL_IPV6, opt.IPV6_RECVTCLASS):
+                found.append((opt.SOL_IPV6, opt.IPV6_TCLASS, struct.pack("<i", datagram.traffic_class)))
         if options.number(opt.SOL_SOCKET, opt.SO_TIMESTAMP):
             import time
 
@@ -167,4 +203,4 @@ class UdpSocket(InetSocket):
 
     def pending_bytes(self) -> int:
         """See Socket: the length of the first datagram."""
-        return len(self.incoming[0][0]) if self.incoming else 0
+        return len(self.incoming[0].data) if self.incoming else 0

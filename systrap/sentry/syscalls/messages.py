@@ -184,26 +184,35 @@ def read_header(task: Task, address: int) -> Header:
     return header
 
 
-def _parse_control(task: Task, data: bytes) -> tuple[tuple[OpenFile, ...], UCred | None]:
-    """Return the descriptors and credentials that ancillary data names. EINVAL, EBADF, EPERM."""
-    files: list[OpenFile] = []
-    creds: UCred | None = None
+def _split_control(data: bytes) -> Control:
+    """Return ancillary data as (level, type, data). EINVAL."""
+    items: Control = []
     at = 0
     while at + _CMSG.size <= len(data):
         length, level, kind = _CMSG.unpack_from(data, at)
         if length < _CMSG.size or at + length > len(data):
             raise SyscallError(errno.EINVAL)
-        body = data[at + _CMSG.size : at + length]
-        if level == _SOL_SOCKET and kind == _SCM_RIGHTS:
+        items.append((level, kind, data[at + _CMSG.size : at + length]))
+        at += length + 7 & ~7
+    return items
+
+
+def _unix_control(task: Task, items: Control) -> tuple[tuple[OpenFile, ...], UCred | None]:
+    """Return the descriptors and credentials that ancillary data names. EINVAL, EBADF, EPERM."""
+    files: list[OpenFile] = []
+    creds: UCred | None = None
+    for level, kind, body in items:
+        if level != _SOL_SOCKET:
+            continue
+        if kind == _SCM_RIGHTS:
             numbers = struct.unpack(f"<{len(body) // 4}i", body[: len(body) & ~3])
             if len(files) + len(numbers) > _MAX_RIGHTS:
                 raise SyscallError(errno.EINVAL)
             files += [task.fds.get(number) for number in numbers]
-        elif level == _SOL_SOCKET and kind == _SCM_CREDENTIALS:
+        elif kind == _SCM_CREDENTIALS:
             creds = _checked_creds(task, body)
-        elif level == _SOL_SOCKET:
+        else:
             raise SyscallError(errno.EINVAL)
-        at += length + 7 & ~7
     return tuple(files), creds
 
 
@@ -235,9 +244,10 @@ def _outgoing(task: Task, socket: Socket, header: Header, flags: int) -> Outgoin
     if header.control and header.control_length:
         if header.control_length > _MAX_CONTROL:
             raise SyscallError(errno.ENOBUFS)
-        data = task.mm.read(header.control, header.control_length)
-        if socket.family == _AF_UNIX:
-            files, creds = _parse_control(task, data)
+        items = _split_control(task.mm.read(header.control, header.control_length))
+        if socket.family != _AF_UNIX:
+            return Outgoing(address, flags=flags, control=tuple(items))
+        files, creds = _unix_control(task, items)
     return Outgoing(address, files, creds, flags)
 
 
