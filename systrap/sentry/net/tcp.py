@@ -253,8 +253,9 @@ class TcpSocket(InetSocket):
             return 0
         if peer is None:
             # The other side closed: it takes the first data with a reset, which shows at the next call.
+            # No more of it is taken than there is room for on the way.
             self.reset()
-            return length
+            return min(length, self.options.send_buffer)
         room = peer.capacity - peer.size
         if room <= 0:
             raise WouldBlockError
