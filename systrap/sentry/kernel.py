@@ -7,6 +7,7 @@ One thread runs all of this. A task is in one of the states of task.State; this 
                                   └── signal ─→ STOPPED ── SIGCONT ─→ KERNEL          any ─→ DEAD
 """
 
+import errno
 import sys
 import time
 from collections import deque
@@ -24,7 +25,7 @@ from systrap.sentry.mm import SegvError
 from systrap.sentry.pma import Frames
 from systrap.sentry.signals import SIGKILL, SIGSEGV, Info, Signals
 from systrap.sentry.syscalls import load_all, numbers
-from systrap.sentry.syscalls.table import TABLE, Result, Running
+from systrap.sentry.syscalls.table import TABLE, Result
 from systrap.sentry.task import Session, State, Task, ThreadGroup
 from systrap.sentry.timers import Timers
 from systrap.sentry.trace import Tracer
@@ -33,10 +34,7 @@ from systrap.sentry.wait import Wait
 ARCH: Final = arch.current()
 _RESULT: Final = ARCH.RESULT
 _SYSCALL_NR: Final = ARCH.SYSCALL_NR
-_ENOSYS: Final = (1 << 64) - 38
 _U64: Final = (1 << 64) - 1
-
-TraceLine = Callable[[str], None]
 
 
 class Config(NamedTuple):
@@ -100,9 +98,11 @@ class Kernel:
         self.vfs = VFS(self)
         self._tracer: Tracer | None = None
         self.serve: Callable[[Task], None] = self.syscall
+        self._finish: Callable[[Task, Result], None] = self._answer
         if config.trace:
             self._tracer = Tracer(self.write_log)
             self.serve = self._traced_syscall
+            self._finish = self._traced_answer
 
     # The loop.
 
@@ -184,8 +184,7 @@ class Kernel:
         entry = TABLE.get(nr)
         if entry is None:
             self.missing[nr] = self.missing.get(nr, 0) + 1
-            regs[_RESULT] = _ENOSYS
-            self.resume(task)
+            self._finish(task, -errno.ENOSYS)
             return
         try:
             result = entry.adapter(task, regs)
@@ -197,55 +196,47 @@ class Kernel:
         except Exception as error:
             self._bug(task, error)
             return
-        if result.__class__ is int:
-            regs[_RESULT] = result & _U64
-            if task.attention or task.saved_mask is not None:
-                self.return_to_guest(task)
-            else:
-                self.resume(task)
-        elif result is None:
-            self.return_to_guest(task)
+        if result is None or isinstance(result, int):
+            self._finish(task, result)
         else:
-            self._begin(task, result)
+            task.coro = result
+            self._advance(task, None)
 
-    def _begin(self, task: Task, running: "Result | Running") -> None:
-        """Start a system call that may wait."""
-        if running is None or isinstance(running, int):
-            raise TypeError("not a coroutine")
-        task.coro = running
-        self._advance(task, True)
-
-    def _advance(self, task: Task, value: bool | BaseException) -> None:
-        """Run a task's system call on until it waits again or ends."""
+    def _advance(self, task: Task, value: bool | BaseException | None) -> None:
+        """Run a task's system call on until it waits again or ends. ``value``: what its wait gave; None at the first time."""
         coro = task.coro
         if coro is None:
             return
         task.state = State.KERNEL
         self.current = task
+        result: Result
         try:
-            wait = coro.throw(value) if isinstance(value, BaseException) else coro.send(value if task.wait else None)  # type: ignore[arg-type] # the first send takes None
+            wait = coro.throw(value) if isinstance(value, BaseException) else coro.send(value)
         except StopIteration as stop:
-            task.coro = task.wait = None
-            result: Result = stop.value
-            if result is not None:
-                task.context.regs[_RESULT] = result & _U64
-            self._finished(task, result)
+            result = stop.value
         except SyscallError as error:
-            task.coro = task.wait = None
-            task.context.regs[_RESULT] = -error.errno & _U64
-            self._finished(task, -error.errno)
+            result = -error.errno
         except Interrupted as interrupted:
             task.coro = task.wait = None
             self._interrupted(task, interrupted)
+            return
         except Exception as error:
             task.coro = task.wait = None
             self._bug(task, error)
+            return
         else:
             self._park(task, wait)
+            return
+        task.coro = task.wait = None
+        self._finish(task, result)
 
-    def _finished(self, task: Task, result: Result) -> None:
-        if self._tracer is not None:
-            self._tracer.ended(task, result)
+    def _answer(self, task: Task, result: Result) -> None:
+        """End a system call: its result into the registers, unless the handler set them itself (None), then guest code."""
+        if result is not None:
+            task.context.regs[_RESULT] = result & _U64
+            if task.saved_mask is None:
+                self.resume(task)
+                return
         self.return_to_guest(task)
 
     def _interrupted(self, task: Task, interrupted: Interrupted) -> None:
@@ -261,8 +252,12 @@ class Kernel:
         if self._tracer is not None:
             self._tracer.began(task)
         self.syscall(task)
-        if self._tracer is not None and task.coro is None:
-            self._tracer.ended(task, None)
+
+    def _traced_answer(self, task: Task, result: Result) -> None:
+        """Log the result, then answer: takes the place of ``_answer``. Once answered, the registers are the platform's."""
+        if self._tracer is not None:
+            self._tracer.ended(task, result)
+        self._answer(task, result)
 
     def _bug(self, task: Task, error: Exception) -> None:
         """Tell of a handler that failed as no guest may cause, and end that guest; the others live."""

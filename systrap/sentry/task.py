@@ -168,7 +168,7 @@ class Task:
         self.clear_child_tid = 0
         self.robust_list = 0
         self.state = State.KERNEL
-        self.coro: Coroutine[Wait, bool, Result] | None = None
+        self.coro: Coroutine[Wait, bool | None, Result] | None = None
         self.wait: Wait | None = None
         self.timer: Timer | None = None
         self.attention = False

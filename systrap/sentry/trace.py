@@ -1,16 +1,16 @@
 """``run --trace``: one line for each system call, in strace's manner, arguments as numbers."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from systrap import arch
 from systrap.host.sys import errno_name
 from systrap.sentry.errors import RestartKind
 from systrap.sentry.syscalls import numbers
 from systrap.sentry.syscalls.table import TABLE, Result
+from systrap.sentry.task import State, Task
 
-if TYPE_CHECKING:
-    from systrap.sentry.task import Task
-
+_ARCH: Final = arch.current()
 _SMALL: Final = 4096
 
 
@@ -23,38 +23,35 @@ class Tracer:
         self._open: dict[int, str] = {}
         self._last = 0
 
-    def began(self, task: "Task") -> None:
+    def began(self, task: Task) -> None:
         """Note a call that begins."""
         self._interleave(task.tid)
         regs = task.context.regs
-        from systrap import arch
-
-        entry = TABLE.get(regs[arch.current().SYSCALL_NR])
-        nr = regs[arch.current().SYSCALL_NR]
+        nr = regs[_ARCH.SYSCALL_NR]
+        entry = TABLE.get(nr)
         name = numbers.NAMES.get(nr, f"syscall_{nr:#x}")
         count = len(entry.takes) if entry is not None else 0
-        arguments = [_number(regs[register]) for register in arch.current().ARGS[:count]]
+        arguments = [_number(regs[register]) for register in _ARCH.ARGS[:count]]
         self._open[task.tid] = f"{name}({', '.join(arguments)})"
         self._last = task.tid
 
-    def ended(self, task: "Task", result: Result) -> None:
-        """Write the line of a call that ended; None: its result is in the registers, or there is none."""
+    def ended(self, task: Task, result: Result) -> None:
+        """Write the line of a call that ended; None: its result is in the registers, or the task ends and there is none."""
         call = self._open.pop(task.tid, None)
         if call is None:
             return
-        if result is None:
-            from systrap import arch
-
-            result = task.context.regs[arch.current().RESULT]
-            result -= (1 << 64) if result >> 63 else 0
-        self._write(f"[{task.tid}] {self._resumed(task, call)} = {_result(result)}")
+        if result is None and (task.state is State.DEAD or task.doomed or task.group.exiting):
+            text = "?"
+        else:
+            text = _result(_signed(task.context.regs[_ARCH.RESULT]) if result is None else result)
+        self._write(f"[{task.tid}] {call} = {text}")
         self._last = 0
 
-    def interrupted(self, task: "Task", kind: RestartKind) -> None:
+    def interrupted(self, task: Task, kind: RestartKind) -> None:
         """Write the line of a call that a signal broke off."""
         call = self._open.pop(task.tid, None)
         if call is not None:
-            self._write(f"[{task.tid}] {self._resumed(task, call)} = ? (interrupted: restarts {kind.value})")
+            self._write(f"[{task.tid}] {call} = ? (interrupted: restarts {kind.value})")
         self._last = 0
 
     def _interleave(self, tid: int) -> None:
@@ -64,15 +61,16 @@ class Tracer:
                 self._write(f"[{self._last}] {call[:-1]} <unfinished ...>")
                 self._open[self._last] = f"<... {call.partition('(')[0]} resumed>)"
 
-    def _resumed(self, task: "Task", call: str) -> str:
-        return call
-
 
 def _number(value: int) -> str:
     if value < _SMALL:
         return str(value)
-    signed = value - (1 << 64) if value >> 63 else value
+    signed = _signed(value)
     return str(signed) if -_SMALL < signed < 0 else hex(value)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
 
 
 def _result(value: int) -> str:

@@ -36,7 +36,7 @@ _CONVERSIONS = {
 }
 
 Result = int | None
-Running = Coroutine[Wait, bool, Result]
+Running = Coroutine[Wait, bool | None, Result]
 Adapter = Callable[["Task", "memoryview[int]"], Result | Running]
 Handler = TypeVar("Handler", bound=Callable[..., Result | Running])
 
