@@ -174,6 +174,18 @@ class SystrapContext(Context):
         if self.running:
             self._dispatcher.interrupt(self)
 
+    def slice_is_over(self, event: Event) -> bool:
+        """Tell of a context that came back with ``event`` whether its time slice was over and nothing else: it goes on.
+
+        Then ``interrupted`` is left alone: a request that comes at this very moment counts for the next run. With any
+        other event the request is answered.
+        """
+        preempted, self.preempted = self.preempted, False
+        if event is INTERRUPTED_EVENT and preempted and not self.interrupted:
+            return True
+        self.interrupted = False
+        return False
+
     def prepare_sleep(self) -> None:
         """Nothing to do while no thread spins."""
 

@@ -72,9 +72,14 @@ class Dispatcher:
             self._activate(space)
 
     def _ready_at_once(self, context: SystrapContext, event: Event) -> None:
+        """Let next_ready() return ``context`` without a look at a ring."""
+        self._report(context, event)
+        self._ready.append(context)
+
+    def _report(self, context: SystrapContext, event: Event) -> None:
+        """Note and count what the caller is told."""
         context.event = event
         self.events[event.kind] += 1
-        self._ready.append(context)
 
     def _start(self, context: SystrapContext, space: Subprocess, notify: int) -> Event | None:
         """Queue a context to its stub. Returns the event if it cannot run at all. Lock held."""
@@ -188,16 +193,11 @@ class Dispatcher:
             return None
         with self._lock:
             self._finish(context, space, context.slot)
-        asked = context.interrupted
-        context.interrupted = False
-        if event is INTERRUPTED_EVENT and context.preempted and not asked:
-            # Its time slice was over, nothing else: to the end of the queue.
-            context.preempted = False
+        if context.slice_is_over(event):
+            # To the end of the queue.
             self.submit(context, space)
             return None
-        context.preempted = False
-        context.event = event
-        self.events[event.kind] += 1
+        self._report(context, event)
         return context
 
     # Spaces that can ring.
@@ -264,9 +264,9 @@ class Dispatcher:
             for context in list(space.outstanding.values()):
                 if context.slot is None or context.waiter:
                     continue
-                context.event = context.collect() or death(reason)
+                event = context.collect() or death(reason)
                 self._finish(context, space, context.slot)
-                self._ready.append(context)
+                self._ready_at_once(context, event)
 
     def interrupt(self, context: SystrapContext) -> None:
         """Make a running context come back (20-platform §5.5). Any thread.
@@ -317,6 +317,7 @@ class Dispatcher:
             raise ProgrammingError("the address space belongs to another platform")
         if context.interrupted:
             context.interrupted = False
+            self._report(context, INTERRUPTED_EVENT)
             return INTERRUPTED_EVENT
         while True:
             context.waiter = True
@@ -324,15 +325,10 @@ class Dispatcher:
                 event = self._start(context, space, abi.NOTIFY_FUTEX)
             if event is None:
                 event = self._await(context, space)
-            asked = context.interrupted
-            context.interrupted = False
-            if event is INTERRUPTED_EVENT and context.preempted and not asked:
-                context.preempted = False
-                continue
-            context.preempted = context.waiter = False
-            context.event = event
-            self.events[event.kind] += 1
-            return event
+            if not context.slice_is_over(event):
+                context.waiter = False
+                self._report(context, event)
+                return event
 
     def _await(self, context: SystrapContext, space: Subprocess) -> Event:
         """Sleep on the context's state word until it comes back or its stub is dead."""
