@@ -38,7 +38,7 @@ class Environment:
     """What all subprocesses of a platform share."""
 
     __slots__ = (
-        "_lock", "broker", "code", "max_threads", "memory", "memory_base", "notify", "slots", "source", "user_dispatch",
+        "_lock", "broker", "code", "image", "max_threads", "memory", "memory_base", "notify", "slots", "source", "user_dispatch",
     )  # fmt: skip
 
     def __init__(
@@ -50,9 +50,10 @@ class Environment:
         self.memory_base = mem.address_of(memoryview(memory.data))
         self.broker = broker
         self.source = source
+        self.image = source.image
         self.max_threads = max_threads
         self.notify = notify
-        self.slots = slot_layout(source.image.layout)
+        self.slots = slot_layout(self.image.layout)
         self.user_dispatch = False
         self._lock = threading.Lock()
 
@@ -124,10 +125,10 @@ class Subprocess(AddressSpace):
 
     def _write_records(self) -> None:
         """Prepare what each sysmsg thread will configure itself from, once and for all (docs/images.md)."""
-        place = self.environment.source.image.layout
-        area = place.area
+        image = self.environment.image
+        place, area = image.layout, image.layout.area
         # Our own handler empties the mask at the first signal; until then only that signal may come (docs/images.md).
-        mask = _ONLY_SIGSEGV if self.environment.source.image.has_ready_ring else 0
+        mask = _ONLY_SIGSEGV if image.has_ready_ring else 0
         records = self._view(self.environment.slots.records, place.record_pages_size)
         dispatch = (place.stub_start, place.ro_end - place.stub_start) if self.environment.user_dispatch else (0, 0)
         for stack_id in range(1, self.environment.max_threads + 1):
@@ -147,7 +148,7 @@ class Subprocess(AddressSpace):
 
     def _start(self) -> None:
         """Clone the stub and wait until it serves requests."""
-        environment, page = self.environment, self.environment.source.image.layout.page
+        environment, page = self.environment, self.environment.image.layout.page
         request, reply = self._view(0, page), self._view(page, page)
         base = environment.memory_base + self._slot
         self.channel = SyscallThread(request, base, reply, base + page, self.alive, environment.code.release32)
@@ -166,7 +167,7 @@ class Subprocess(AddressSpace):
 
     def _birth_batch(self) -> list[Call]:
         """Return the calls a new stub makes before it serves: its own shared regions, its request page, its doorbell."""
-        place, slots, fd = self.environment.source.image.layout, self.environment.slots, self.environment.memory.fd
+        place, slots, fd = self.environment.image.layout, self.environment.slots, self.environment.memory.fd
 
         def shared(address: int, length: int, offset: int, prot: int, flags: int = 0) -> Call:
             return Call("mmap", (address, length, prot, _FIXED_SHARED, fd, self._slot + offset), flags)
@@ -264,16 +265,13 @@ class Subprocess(AddressSpace):
     def create_thread(self) -> bool:
         """Create the next sysmsg thread. Returns False when the host refuses; a dead stub is no failure."""
         stack_id = len(self.threads) + 1
-        place, area, slots = (
-            self.environment.source.image.layout,
-            self.environment.source.image.layout.area,
-            self.environment.slots,
-        )
-        start, shared = place.thread_area(stack_id), slots.areas + (stack_id - 1) * area.shared_size
+        image = self.environment.image
+        place, area = image.layout, image.layout.area
+        start, shared = place.thread_area(stack_id), self.environment.slots.areas + (stack_id - 1) * area.shared_size
         abi.init_sysmsg(
             self._view(shared + area.sysmsg - area.shared, place.page),
             start + area.sysmsg,
-            self.environment.source.image.syshandler,
+            image.syshandler,
             start + area.private_top,
             stack_id,
         )
@@ -298,7 +296,7 @@ class Subprocess(AddressSpace):
 
     def report(self, stack_id: int) -> str | None:
         """Return what a sysmsg thread reported about its own failure, in words (S-140)."""
-        area, slots = self.environment.source.image.layout.area, self.environment.slots
+        area, slots = self.environment.image.layout.area, self.environment.slots
         if stack_id not in self.threads:
             return None
         offset = slots.areas + (stack_id - 1) * area.shared_size + area.sysmsg - area.shared
@@ -334,7 +332,7 @@ class Subprocess(AddressSpace):
         (Keeping it for the next space is the pool's business, P-109.)
         """
         self._observer.forget(self)
-        self.unmap(0, self.environment.source.image.layout.stub_start)
+        self.unmap(0, self.environment.image.layout.stub_start)
         self._released = True
         self._let_go()
 
