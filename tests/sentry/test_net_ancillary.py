@@ -8,7 +8,8 @@ import pytest
 from systrap.sentry.errors import SyscallError, WouldBlockError
 from systrap.sentry.net import options as opt
 from systrap.sentry.net.addresses import AF_INET, AF_INET6, LOOPBACK4, LOOPBACK6, Endpoint, pack_inet
-from systrap.sentry.net.socket import MSG_OOB, MSG_PEEK, Outgoing
+from systrap.sentry.net.flags import MSG_OOB, MSG_PEEK
+from systrap.sentry.net.socket import Outgoing
 from systrap.sentry.net.tcp import TcpSocket
 from systrap.sentry.net.udp import UdpSocket
 from systrap.sentry.wait import POLLPRI

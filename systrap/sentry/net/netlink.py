@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from systrap.sentry.errors import SyscallError, WouldBlockError
 from systrap.sentry.net import interfaces as lo
 from systrap.sentry.net.addresses import AF_INET, AF_INET6, AF_NETLINK, LOOPBACK6, family_of
-from systrap.sentry.net.socket import MSG_PEEK, PLAIN, Outgoing, Received, Socket
+from systrap.sentry.net.flags import MSG_PEEK
+from systrap.sentry.net.socket import PLAIN, Outgoing, Received, Socket
 from systrap.sentry.net.stack import stack_of
 from systrap.sentry.wait import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
 

@@ -5,7 +5,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from systrap.sentry.errors import SyscallError
-from systrap.sentry.file import O_NONBLOCK, O_RDWR, OpenFile
+from systrap.sentry.file import O_RDWR, OpenFile
 from systrap.sentry.net import options as opt
 from systrap.sentry.net.options import Options
 from systrap.sentry.net.stack import new_number, stack_of
@@ -19,26 +19,10 @@ SOCK_STREAM: Final = 1
 SOCK_DGRAM: Final = 2
 SOCK_RAW: Final = 3
 SOCK_SEQPACKET: Final = 5
-SOCK_NONBLOCK: Final = O_NONBLOCK
-SOCK_CLOEXEC: Final = 0o2000000
-
-MSG_OOB: Final = 0x1
-MSG_PEEK: Final = 0x2
-MSG_CTRUNC: Final = 0x8
-MSG_TRUNC: Final = 0x20
-MSG_DONTWAIT: Final = 0x40
-MSG_EOR: Final = 0x80
-MSG_WAITALL: Final = 0x100
-MSG_ERRQUEUE: Final = 0x2000
-MSG_NOSIGNAL: Final = 0x4000
-MSG_WAITFORONE: Final = 0x10000
-MSG_CMSG_CLOEXEC: Final = 0x40000000
 
 SHUT_RECEIVE: Final = 1
 SHUT_SEND: Final = 2
 SHUT_BOTH: Final = 3
-
-POLLWRBAND: Final = 0x200
 
 UCred = tuple[int, int, int]
 """Process, user and group id: struct ucred."""

@@ -11,19 +11,9 @@ from typing import TYPE_CHECKING, Final
 from systrap.sentry.errors import SyscallError, WouldBlockError
 from systrap.sentry.net import options as opt
 from systrap.sentry.net.addresses import AF_UNSPEC, Endpoint, family_of
+from systrap.sentry.net.flags import MSG_OOB, MSG_PEEK, MSG_TRUNC
 from systrap.sentry.net.inet import InetSocket
-from systrap.sentry.net.socket import (
-    MSG_OOB,
-    MSG_PEEK,
-    MSG_TRUNC,
-    PLAIN,
-    SHUT_BOTH,
-    SHUT_RECEIVE,
-    SHUT_SEND,
-    SOCK_STREAM,
-    Outgoing,
-    Received,
-)
+from systrap.sentry.net.socket import PLAIN, SHUT_BOTH, SHUT_RECEIVE, SHUT_SEND, SOCK_STREAM, Outgoing, Received
 from systrap.sentry.net.stack import Ports, overlap, stack_of
 from systrap.sentry.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLPRI, POLLRDHUP, POLLRDNORM, POLLWRNORM
 

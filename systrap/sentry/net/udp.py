@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from systrap.sentry.errors import QuietPipeError, SyscallError, WouldBlockError
 from systrap.sentry.net import options as opt
 from systrap.sentry.net.addresses import AF_INET6, AF_UNSPEC, Endpoint, family_of, pack_inet
+from systrap.sentry.net.flags import MSG_DONTWAIT, MSG_OOB, MSG_PEEK
 from systrap.sentry.net.inet import InetSocket
 from systrap.sentry.net.socket import (
-    MSG_DONTWAIT,
-    MSG_OOB,
-    MSG_PEEK,
     PLAIN,
-    POLLWRBAND,
     SHUT_BOTH,
     SHUT_RECEIVE,
     SHUT_SEND,
@@ -23,7 +20,7 @@ from systrap.sentry.net.socket import (
     Received,
 )
 from systrap.sentry.net.stack import Ports, overlap, stack_of
-from systrap.sentry.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRNORM
+from systrap.sentry.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRBAND, POLLWRNORM
 
 if TYPE_CHECKING:
     from systrap.sentry.kernel import Kernel

@@ -6,16 +6,17 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from systrap.sentry.errors import SyscallError
+from systrap.sentry.errors import SyscallError, WouldBlockError
 from systrap.sentry.file import OpenFile
 from systrap.sentry.net import options as opt
 from systrap.sentry.net.addresses import AF_UNIX, pack_unix, parse_unix
+from systrap.sentry.net.flags import MSG_PEEK
 from systrap.sentry.net.socket import (
-    MSG_PEEK,
     SHUT_BOTH,
     SHUT_RECEIVE,
     SHUT_SEND,
     SOCK_DGRAM,
+    Outgoing,
     Received,
     Socket,
     UCred,
@@ -23,14 +24,15 @@ from systrap.sentry.net.socket import (
     discard,
 )
 from systrap.sentry.net.stack import stack_of
-from systrap.sentry.wait import POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRNORM
+from systrap.sentry.wait import POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRBAND, POLLWRNORM
 
 if TYPE_CHECKING:
     from systrap.sentry.fs.inode import Inode
     from systrap.sentry.kernel import Kernel
     from systrap.sentry.task import Task
 
-POLLWRBAND: Final = 0x200
+WRITABLE: Final = POLLOUT | POLLWRNORM | POLLWRBAND
+"""What holds of a socket with room for more messages."""
 _MAY_WRITE: Final = 2
 _PAGE: Final = 4096
 _META: Final = 256
@@ -148,7 +150,24 @@ class UnixSocket(Socket):
         """See Socket."""
         return pack_unix(self.bound)
 
-    # Receiving messages.
+    # Messages.
+
+    def check_size(self, data: "bytes | memoryview[int]") -> None:
+        """Check that the send buffer could ever hold a message. EMSGSIZE."""
+        if len(data) > self.options.send_buffer - 32:
+            raise SyscallError(errno.EMSGSIZE)
+
+    def send_packet(self, target: "UnixSocket", data: "bytes | memoryview[int]", message: Outgoing) -> int:
+        """Put a whole message into ``target``'s queue; return its length. WouldBlockError while the send buffer is full."""
+        if self.used >= self.options.send_buffer:
+            raise WouldBlockError
+        for file in message.files:
+            file.refs += 1
+        packet = Packet(self, bytes(data), message.files, self.sender_creds(message.creds))
+        self.used += packet.cost
+        target.incoming.append(packet)
+        target.queue.notify(POLLIN | POLLRDNORM)
+        return len(data)
 
     def receive_packet(self, count: int, flags: int) -> Received:
         """Take (or look at) the first message, which is there."""
@@ -168,7 +187,7 @@ class UnixSocket(Socket):
         sender = packet.sender
         sender.used -= packet.cost
         if sender.can_send():
-            sender.queue.notify(POLLOUT | POLLWRNORM | POLLWRBAND)
+            sender.queue.notify(WRITABLE)
 
     def can_send(self) -> bool:
         """Tell whether writing is worth a try: poll's idea of room, a quarter of the buffer in use at most."""

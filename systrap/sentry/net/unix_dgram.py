@@ -5,19 +5,9 @@ from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import QuietPipeError, SyscallError, WouldBlockError
 from systrap.sentry.net.addresses import AF_UNSPEC, family_of, pack_unix
-from systrap.sentry.net.socket import (
-    MSG_DONTWAIT,
-    MSG_OOB,
-    PLAIN,
-    SHUT_RECEIVE,
-    SHUT_SEND,
-    SOCK_DGRAM,
-    Outgoing,
-    Received,
-    credentials_of,
-)
-from systrap.sentry.net.unix import POLLWRBAND, Packet, UnixSocket
-from systrap.sentry.wait import POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM
+from systrap.sentry.net.flags import MSG_DONTWAIT, MSG_OOB
+from systrap.sentry.net.socket import PLAIN, SHUT_RECEIVE, SHUT_SEND, SOCK_DGRAM, Outgoing, Received, credentials_of
+from systrap.sentry.net.unix import WRITABLE, UnixSocket
 
 if TYPE_CHECKING:
     from systrap.sentry.kernel import Kernel
@@ -88,23 +78,14 @@ class UnixDatagram(UnixSocket):
             raise SyscallError(errno.EOPNOTSUPP)
         if self.shut & SHUT_SEND:
             raise QuietPipeError
-        if len(data) > self.options.send_buffer - 32:
-            raise SyscallError(errno.EMSGSIZE)
+        self.check_size(data)
         if self.options.pass_credentials and not self.bound:
             self.autobind()
         target = self._target(message.address)
         if target is not self and len(target.incoming) >= _QUEUE_LENGTH:
             target._blocked[self] = None
             raise WouldBlockError
-        if self.used >= self.options.send_buffer:
-            raise WouldBlockError
-        for file in message.files:
-            file.refs += 1
-        packet = Packet(self, bytes(data), message.files, self.sender_creds(message.creds))
-        self.used += packet.cost
-        target.incoming.append(packet)
-        target.queue.notify(POLLIN | POLLRDNORM)
-        return len(data)
+        return self.send_packet(target, data, message)
 
     def receive(self, count: int, flags: int) -> Received:
         """See Socket."""
@@ -112,14 +93,18 @@ class UnixDatagram(UnixSocket):
             raise SyscallError(errno.EOPNOTSUPP)
         if self.incoming:
             found = self.receive_packet(count, flags)
-            blocked, self._blocked = self._blocked, {}
-            for sender in blocked:
-                sender.queue.notify(POLLOUT | POLLWRNORM | POLLWRBAND)
+            self._wake_blocked()
             return found
         self.raise_error()
         if self.shut & SHUT_RECEIVE and not (self.nonblocking or flags & MSG_DONTWAIT):
             return Received(b"", 0)
         raise WouldBlockError
+
+    def _wake_blocked(self) -> None:
+        """Let senders that found the queue full try again."""
+        blocked, self._blocked = self._blocked, {}
+        for sender in blocked:
+            sender.queue.notify(WRITABLE)
 
     def poll(self) -> int:
         """See OpenFile."""
@@ -128,7 +113,7 @@ class UnixDatagram(UnixSocket):
         if full and self.peer is not None:
             self.peer._blocked[self] = None
         if self.can_send() and not full:
-            events |= POLLOUT | POLLWRNORM | POLLWRBAND
+            events |= WRITABLE
         return events
 
     def shutdown(self, how: int) -> None:
@@ -139,6 +124,4 @@ class UnixDatagram(UnixSocket):
         """See OpenFile."""
         self._released = True
         super().release()
-        blocked, self._blocked = self._blocked, {}
-        for sender in blocked:
-            sender.queue.notify(POLLOUT | POLLWRNORM | POLLWRBAND)
+        self._wake_blocked()

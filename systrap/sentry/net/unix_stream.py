@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Final
 from systrap.sentry.errors import QuietPipeError, SyscallError, WouldBlockError
 from systrap.sentry.file import OpenFile
 from systrap.sentry.net.addresses import pack_unix
+from systrap.sentry.net.flags import MSG_OOB, MSG_PEEK
 from systrap.sentry.net.socket import (
-    MSG_OOB,
-    MSG_PEEK,
     PLAIN,
     SHUT_BOTH,
     SHUT_RECEIVE,
@@ -20,8 +19,8 @@ from systrap.sentry.net.socket import (
     Received,
     credentials_of,
 )
-from systrap.sentry.net.unix import MAX_PIECE, POLLWRBAND, Packet, UnixSocket, opposite
-from systrap.sentry.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRNORM, WaitQueue
+from systrap.sentry.net.unix import MAX_PIECE, WRITABLE, Packet, UnixSocket, opposite
+from systrap.sentry.wait import POLLERR, POLLHUP, POLLIN, POLLRDHUP, POLLRDNORM, WaitQueue
 
 if TYPE_CHECKING:
     from systrap.sentry.kernel import Kernel
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from systrap.sentry.task import Task
 
 _SOMAXCONN: Final = 4096
-_WRITABLE: Final = POLLOUT | POLLWRNORM | POLLWRBAND
 
 
 class UnixConnection(UnixSocket):
@@ -96,7 +94,7 @@ class UnixConnection(UnixSocket):
         self.peer_bound, own.peer_bound = listener.bound, self.bound
         listener.accepted.append(own)
         listener.queue.notify(POLLIN | POLLRDNORM)
-        self.queue.notify(_WRITABLE)
+        self.queue.notify(WRITABLE)
 
     def accept(self) -> "UnixConnection":
         """See Socket."""
@@ -131,7 +129,8 @@ class UnixConnection(UnixSocket):
         if self.shut & SHUT_SEND or peer is None or peer.shut & SHUT_RECEIVE:
             raise SyscallError(errno.EPIPE) if self.type == SOCK_STREAM else QuietPipeError
         if self.type == SOCK_SEQPACKET:
-            return self._send_message(peer, data, message)
+            self.check_size(data)
+            return self.send_packet(peer, data, message)
         limit = self.options.send_buffer
         most = min(max(limit // 2 - 64, 1), MAX_PIECE)
         done, files = 0, message.files
@@ -154,19 +153,6 @@ class UnixConnection(UnixSocket):
         if was_empty or peer.queue.waiters:
             peer.queue.notify(POLLIN | POLLRDNORM)
         return done
-
-    def _send_message(self, peer: "UnixConnection", data: "bytes | memoryview[int]", message: Outgoing) -> int:
-        if len(data) > self.options.send_buffer - 32:
-            raise SyscallError(errno.EMSGSIZE)
-        if self.used >= self.options.send_buffer:
-            raise WouldBlockError
-        for file in message.files:
-            file.refs += 1
-        packet = Packet(self, bytes(data), message.files, self.sender_creds(message.creds))
-        self.used += packet.cost
-        peer.incoming.append(packet)
-        peer.queue.notify(POLLIN | POLLRDNORM)
-        return len(data)
 
     def receive(self, count: int, flags: int) -> Received:
         """See Socket."""
@@ -224,7 +210,7 @@ class UnixConnection(UnixSocket):
         if not self._was_connected:
             events |= POLLHUP
         if self.can_send():
-            events |= _WRITABLE
+            events |= WRITABLE
         return events
 
     def shutdown(self, how: int) -> None:
@@ -251,4 +237,4 @@ class UnixConnection(UnixSocket):
             if unread:
                 peer.error = errno.ECONNRESET
             peer.shut = SHUT_BOTH
-            peer.queue.notify(POLLIN | POLLRDNORM | POLLRDHUP | POLLHUP | _WRITABLE | (POLLERR if peer.error else 0))
+            peer.queue.notify(POLLIN | POLLRDNORM | POLLRDHUP | POLLHUP | WRITABLE | (POLLERR if peer.error else 0))

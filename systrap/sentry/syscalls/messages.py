@@ -9,6 +9,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from systrap.sentry.errors import Interrupted, QuietPipeError, SyscallError, WouldBlockError
 from systrap.sentry.file import drop
+from systrap.sentry.net.flags import (
+    MSG_CMSG_CLOEXEC,
+    MSG_CTRUNC,
+    MSG_DONTWAIT,
+    MSG_ERRQUEUE,
+    MSG_NOSIGNAL,
+    MSG_PEEK,
+    MSG_TRUNC,
+    MSG_WAITALL,
+    MSG_WAITFORONE,
+)
 from systrap.sentry.syscalls.table import Result, addr, i32, syscall, u32, u64
 from systrap.sentry.wait import Wait
 
@@ -22,18 +33,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Segments = list[tuple[int, int]]
-
-MSG_PEEK: Final = 0x2
-MSG_CTRUNC: Final = 0x8
-MSG_TRUNC: Final = 0x20
-MSG_DONTWAIT: Final = 0x40
-MSG_EOR: Final = 0x80
-MSG_WAITALL: Final = 0x100
-MSG_ERRQUEUE: Final = 0x2000
-MSG_NOSIGNAL: Final = 0x4000
-MSG_WAITFORONE: Final = 0x10000
-MSG_CMSG_CLOEXEC: Final = 0x40000000
-MSG_CMSG_COMPAT: Final = 0x80000000
 
 _AF_UNIX: Final = 1
 _SOL_SOCKET: Final = 1

@@ -18,7 +18,9 @@ from systrap.sentry.wait import (
     POLLNVAL,
     POLLOUT,
     POLLPRI,
+    POLLRDBAND,
     POLLRDNORM,
+    POLLWRBAND,
     POLLWRNORM,
     Wait,
     WaitQueue,
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from systrap.sentry.task import Task
 
 _POLLFD = struct.Struct("<ihh")
-_READ_SET: Final = POLLIN | POLLRDNORM | 0x80 | POLLHUP | POLLERR
-_WRITE_SET: Final = POLLOUT | POLLWRNORM | 0x200 | POLLERR
+_READ_SET: Final = POLLIN | POLLRDNORM | POLLRDBAND | POLLHUP | POLLERR
+_WRITE_SET: Final = POLLOUT | POLLWRNORM | POLLWRBAND | POLLERR
 _EXCEPT_SET: Final = POLLPRI
 _FAR: Final = 1e9
 
