@@ -67,8 +67,6 @@ class X86_64:  # noqa: N801 - the architecture's name
     SYSCALL_NR: Final = ORIG_RAX
     ARGS: Final = (RDI, RSI, RDX, R10, R8, R9)
     TLS: Final = FS_BASE
-    SYSCALL_INSN_LEN: Final = 2
-    RED_ZONE: Final = 128
     VSYSCALLS: Final = {0xFFFFFFFFFF600000: 96, 0xFFFFFFFFFF600400: 201, 0xFFFFFFFFFF600800: 309}
     """Entries of the vsyscall page, and the system calls they stand for."""
 

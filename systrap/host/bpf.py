@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 RET_TRAP: Final = 0x00030000
 RET_ALLOW: Final = 0x7FFF0000
 RET_USER_NOTIF: Final = 0x7FC00000
-RET_ERRNO: Final = 0x00050000
 
 _LD_ABS: Final = 0x20
 _JEQ: Final = 0x15

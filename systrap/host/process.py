@@ -74,11 +74,6 @@ def become_subreaper() -> None:
     check(syscall(NR["prctl"], PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def set_nice(tid: int, nice: int) -> bool:
-    """Set the nice value of one thread. Returns False when the host does not allow it."""
-    return syscall(NR["setpriority"], 0, tid, nice) == 0
-
-
 def exists(pid: int) -> bool:
     """Tell whether a process (or a zombie) of this number exists and is ours to signal."""
     return syscall(NR["kill"], pid, 0) == 0

@@ -21,7 +21,6 @@ PROCESS_CPU: Final = 2
 THREAD_CPU: Final = 3
 KNOWN: Final = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11)
 """Clock ids there are. The two alarm clocks (8, 9) are known, but this machine has no device for them."""
-REALTIME_CLOCKS: Final = (0, 5, 8, 11)
 ITIMER_SIGNALS: Final = (SIGALRM, SIGVTALRM, SIGPROF)
 _READABLE: Final = (0, 1, 4, 5, 6, 7, 11)
 _SLEEPABLE: Final = (0, 1, 2, 7, 11)

@@ -42,8 +42,7 @@ def start_first(kernel: "Kernel") -> ThreadGroup:
     uid, gid = config.uid, config.gid
     task.creds = Credentials.of(uid, gid, config.groups)
     root = kernel.vfs.root
-    task.fs = FSContext(root, root, 0o022)
-    task.fs.umask = _host_umask()
+    task.fs = FSContext(root, root, _host_umask())
     task.fds = FDTable(group.limits.nofile)
     try:
         task.fs.cwd = kernel.vfs.lookup(task, root, config.cwd)

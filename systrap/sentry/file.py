@@ -1,7 +1,7 @@
 """Open file descriptions, and the table of descriptors that refers to them.
 
 Methods of a description never wait: what is not possible now raises WouldBlockError, and ``queue`` is notified when that
-may have changed. Waiting is the business of the system call layer (``wait.retry``). What a kind of file cannot do
+may have changed. Waiting is the business of the system call layer (wait.py). What a kind of file cannot do
 raises the errno Linux gives.
 """
 
@@ -115,10 +115,6 @@ class OpenFile:
     def stat(self) -> "Stat":
         """Return the attributes of what is open."""
         raise NotImplementedError
-
-    def getdents(self) -> "list[tuple[int, int, int, str]]":
-        """Return the directory entries left to read, as (ino, next offset, d_type, name). ENOTDIR for others."""
-        raise SyscallError(errno.ENOTDIR)
 
     def truncate(self, length: int) -> None:
         """Set the length. EINVAL for what has none."""

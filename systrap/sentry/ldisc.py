@@ -51,7 +51,6 @@ ECHONL: Final = 0o100
 NOFLSH: Final = 0o200
 TOSTOP: Final = 0o400
 ECHOCTL: Final = 0o1000
-ECHOPRT: Final = 0o2000
 ECHOKE: Final = 0o4000
 IEXTEN: Final = 0o100000
 

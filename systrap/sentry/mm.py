@@ -63,7 +63,6 @@ class MemoryManager(AdvisedMappings):
         self.code_start = self.code_end = self.data_start = self.data_end = self.stack_start = 0
         self.auxv = b""
         self.dumpable = 1
-        self.peak_size = 0
 
     # Life.
 

@@ -2,15 +2,11 @@
 
 A system call that must wait is an ``async def``. It awaits :func:`wait`, which yields a :class:`Wait` to the kernel's
 loop; the kernel adds the task to the queues and resumes the coroutine when one is notified, the deadline passes, or a
-signal arrives. There is no event loop library and no thread: ``kernel.step`` is the whole scheduler.
+signal arrives. There is no event loop library and no thread: ``Kernel._turn`` is the whole scheduler.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import Protocol, TypeVar
-
-from systrap.sentry.errors import WouldBlockError
-
-T = TypeVar("T")
+from collections.abc import Awaitable, Generator, Sequence
+from typing import Protocol
 
 # Event bits of poll(2): what a file's queue is notified with, and what OpenFile.poll() returns.
 POLLIN = 0x001
@@ -79,16 +75,3 @@ class Wait:
 def wait(*queues: WaitQueue, deadline: float | None = None) -> Awaitable[bool]:
     """Park the calling task until a queue is notified (True) or the deadline passes (False). Raises Interrupted."""
     return Wait(queues, deadline)
-
-
-async def retry(attempt: Callable[[], T], queue: WaitQueue, nonblocking: bool, deadline: float | None = None) -> T:
-    """Call ``attempt`` until it does not raise WouldBlockError, waiting on ``queue`` in between.
-
-    Raises WouldBlockError at once when ``nonblocking``, and when the deadline passes; Interrupted by a signal.
-    """
-    while True:
-        try:
-            return attempt()
-        except WouldBlockError:
-            if nonblocking or not await Wait((queue,), deadline):
-                raise

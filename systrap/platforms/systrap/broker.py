@@ -48,7 +48,6 @@ class Broker:
         self._jobs: deque[Callable[[], None]] = deque()
         self._watched: dict[int, Watched] = {}
         self._dying: list[tuple[set[int], Callable[[], None]]] = []
-        self._collected: set[int] = set()
         process.become_subreaper()
         threading.Thread(target=self._run, name="systrap-broker", daemon=True).start()
 
