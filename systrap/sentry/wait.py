@@ -5,6 +5,7 @@ loop; the kernel adds the task to the queues and resumes the coroutine when one 
 signal arrives. There is no event loop library and no thread: ``Kernel._turn`` is the whole scheduler.
 """
 
+import time
 from collections.abc import Awaitable, Generator, Sequence
 from typing import Protocol
 
@@ -75,3 +76,8 @@ class Wait:
 def wait(*queues: WaitQueue, deadline: float | None = None) -> Awaitable[bool]:
     """Park the calling task until a queue is notified (True) or the deadline passes (False). Raises Interrupted."""
     return Wait(queues, deadline)
+
+
+def deadline_of(timeout: float | None) -> float | None:
+    """Return when a time-out in seconds that starts now ends; None for one that never does."""
+    return None if timeout is None else time.monotonic() + timeout

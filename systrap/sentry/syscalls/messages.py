@@ -21,7 +21,7 @@ from systrap.sentry.net.flags import (
     MSG_WAITFORONE,
 )
 from systrap.sentry.syscalls.table import Result, addr, i32, syscall, u32, u64
-from systrap.sentry.wait import Wait
+from systrap.sentry.wait import Wait, deadline_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,11 +59,6 @@ class Header(NamedTuple):
     control: int
     control_length: int
     flags: int
-
-
-def deadline_of(timeout: float | None) -> float | None:
-    """Return when a time-out that starts now ends."""
-    return None if timeout is None else time.monotonic() + timeout
 
 
 async def when_possible(socket: Socket, attempt: Callable[[], T], nonblocking: bool, timeout: float | None) -> T:

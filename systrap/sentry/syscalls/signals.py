@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import struct
-import time
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry import frames
@@ -29,7 +28,7 @@ from systrap.sentry.signals import (
 )
 from systrap.sentry.syscalls.poll import read_timespec
 from systrap.sentry.syscalls.table import Result, addr, i32, syscall, u32, u64
-from systrap.sentry.wait import Wait, WaitQueue
+from systrap.sentry.wait import Wait, WaitQueue, deadline_of
 
 if TYPE_CHECKING:
     from systrap.sentry.task import Task, ThreadGroup
@@ -122,7 +121,7 @@ async def sys_rt_sigtimedwait(task: Task, mask: addr, info: addr, timeout: addr,
     _check_size(size)
     wanted = task.mm.read_u64(mask) & ~UNBLOCKABLE
     seconds = read_timespec(task, timeout)
-    deadline = None if seconds is None else time.monotonic() + seconds
+    deadline = deadline_of(seconds)
     old_mask = task.signal_mask
     while True:
         found = task.kernel.signals.dequeue(task, wanted)

@@ -13,7 +13,7 @@ from systrap.sentry.errors import Interrupted, SyscallError, WouldBlockError
 from systrap.sentry.file import O_CLOEXEC, O_NONBLOCK, O_PATH, drop
 from systrap.sentry.syscalls import messages
 from systrap.sentry.syscalls.table import Result, addr, i32, syscall
-from systrap.sentry.wait import Wait
+from systrap.sentry.wait import Wait, deadline_of
 
 if TYPE_CHECKING:
     from systrap.sentry.net.socket import Socket
@@ -140,7 +140,7 @@ async def sys_connect(task: Task, fd: i32, address: addr, length: i32) -> Result
             if socket.nonblocking:
                 raise SyscallError(socket.slow_connect) from None
         timeout = socket.write_timeout
-        deadline = messages.deadline_of(timeout)
+        deadline = deadline_of(timeout)
         while True:
             try:
                 socket.connected(task, data)

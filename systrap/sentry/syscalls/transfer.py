@@ -7,7 +7,6 @@ signal returns how much; the error shows at the next call, as on Linux.
 from __future__ import annotations
 
 import errno
-import time
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import Interrupted, QuietPipeError, SyscallError, WouldBlockError
@@ -16,7 +15,7 @@ from systrap.sentry.file import O_APPEND, O_PATH, OpenFile, drop
 from systrap.sentry.fs.notify import IN_ACCESS, IN_MODIFY, on_file, watched
 from systrap.sentry.limits import INFINITY, RLIMIT_FSIZE
 from systrap.sentry.mm_io import MAX_IO
-from systrap.sentry.wait import wait
+from systrap.sentry.wait import deadline_of, wait
 
 if TYPE_CHECKING:
     from systrap.sentry.mm import MemoryManager
@@ -132,13 +131,8 @@ def read_segments(task: Task, file: OpenFile, segments: Segments, nowait: bool =
     return _read_waiting(task, file, segments, total)
 
 
-def _deadline(timeout: float | None) -> float | None:
-    """Return when a time-out that starts now ends."""
-    return None if timeout is None else time.monotonic() + timeout
-
-
 async def _read_waiting(task: Task, file: OpenFile, segments: Segments, total: int) -> int:
-    deadline = _deadline(file.read_timeout)
+    deadline = deadline_of(file.read_timeout)
     file.refs += 1
     try:
         while True:
@@ -335,7 +329,7 @@ async def write_rest(task: Task, file: OpenFile, data: bytes, done: int, progres
 
     ``progress``: something else was written before, so that errors and signals end the call quietly.
     """
-    view, deadline, in_time = memoryview(data), _deadline(file.write_timeout), True
+    view, deadline, in_time = memoryview(data), deadline_of(file.write_timeout), True
     file.refs += 1
     try:
         while done < len(data):
