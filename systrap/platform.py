@@ -127,8 +127,38 @@ class UnmapRequest(NamedTuple):
     length: int
 
 
+class GuestCode(Protocol):
+    """The guest's memory as far as a platform reads and patches the code in it (platform.MemoryManager in Context.Switch).
+
+    Called on the thread that runs the space's contexts, between their events. A refusal is an answer, never an exception:
+    guests map, protect and unmap as they like.
+    """
+
+    def read_code(self, addr: int, length: int) -> bytes | None:
+        """Return bytes whatever their protection is (also where guests may execute only), or None if some are not mapped."""
+
+    def may_write_code(self, addr: int, length: int) -> bool:
+        """Tell whether write_code() would write all of a range."""
+
+    def write_code(self, addr: int, data: bytes) -> bool:
+        """Write whatever the protection is, if the maximal protection allows it: copies a private page, never changes a file.
+
+        Tells whether all was written. Guest threads see each byte of it change at once, or an aligned word together.
+        """
+
+    def find_area(self, name: str, low: int, high: int) -> tuple[int, int] | None:
+        """Return start and offset (within what it was mapped as) of the area of that name in ``[low, high)``."""
+
+    def map_code(self, addr: int, length: int, name: str) -> bool:
+        """Map zeroed private pages for code at exactly ``addr``: readable and executable, all present. False: no room."""
+
+
 class AddressSpace(ABC):
     """One guest address space (platform.AddressSpace). Methods may be called from any thread; they are serialised inside."""
+
+    code: GuestCode | None = None
+    """How the platform reaches the code of this guest. Set by the guest kernel before the first run; without it the platform
+    patches no call site and emulates no instruction."""
 
     @abstractmethod
     def apply(self, requests: Sequence[MapRequest | UnmapRequest]) -> None:
@@ -210,6 +240,13 @@ class Context(ABC):
         """Free what the platform holds for this context (Release). Once, when its task ended."""
 
 
+AUTO = "auto"
+SECCOMP = "seccomp"
+DISPATCH = "dispatch"
+SYSCALL_TRAPS = (AUTO, SECCOMP, DISPATCH)
+"""How system calls of guest code are caught (Options.syscall_trap)."""
+
+
 class Options(NamedTuple):
     """What a platform can be asked for (platform.Options and ours). Platforms ignore what does not concern them."""
 
@@ -217,6 +254,7 @@ class Options(NamedTuple):
     disable_fast_path: bool = False
     stub_blob: str | None = None
     stub_manifest: str | None = None
+    syscall_trap: str = AUTO
 
 
 class Requirements(NamedTuple):

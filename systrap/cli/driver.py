@@ -26,6 +26,7 @@ from systrap.cli.driver_wire import (
     request_id,
 )
 from systrap.cli.options import EXIT_FAILED, Option, UsageError, describe, parse
+from systrap.cli.switches import SWITCHES, chosen_platform
 from systrap.platform import Context, EventKind, MapError, Platform, PlatformError
 
 _HELP: Final = """\
@@ -175,7 +176,7 @@ def _read_lines(driver: Driver) -> None:
 def main(arguments: list[str]) -> int:
     """Carry out ``systrap driver``."""
     options = (
-        Option("--platform", "the platform to drive (systrap)", metavar="NAME", choices=tuple(platforms.names())),
+        *SWITCHES,
         Option("--help", "show this text", short="-h"),
     )
     parsed = parse(options, arguments)
@@ -185,7 +186,8 @@ def main(arguments: list[str]) -> int:
     if parsed.rest:
         raise UsageError(f"what is {parsed.rest[0]} for? driver takes options only")
     try:
-        platform = platforms.lookup(parsed.one("--platform", "systrap")).new(platforms.Options())
+        name, platform_options = chosen_platform(parsed)
+        platform = platforms.lookup(name).new(platform_options)
     except PlatformError as error:
         sys.stderr.write(f"systrap driver: {error}\n")
         return EXIT_FAILED

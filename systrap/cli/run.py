@@ -20,8 +20,7 @@ from systrap.cli.options import (
     describe,
     parse,
 )
-
-DEFAULT_PLATFORM: Final = "systrap"
+from systrap.cli.switches import SWITCHES, chosen_platform
 
 OPTIONS: Final = (
     Option("--rw", "let guests change the host's files in and below PATH; everywhere else changes go to a layer in memory "
@@ -30,13 +29,10 @@ OPTIONS: Final = (
            repeat=True),
     Option("--clear-env", "start from an empty environment instead of this one"),
     Option("--cwd", "start in directory DIR instead of this one", "DIR"),
-    Option("--platform", "what runs guest code: systrap (default), or ptrace, the slow and simple one", "NAME",
-           choices=tuple(platforms.names())),
     Option("--trace", "log each system call with its arguments and result"),
     Option("--output", "log to FILE instead of standard error", "FILE", short="-o"),
     Option("--verbose", "report at the end what was asked for and is not there, and what was done", short="-v"),
-    Option("--stub-blob", "use another sysmsg image (a port's, say) in stubs", "FILE"),
-    Option("--stub-manifest", "the other image's manifest", "FILE"),
+    *SWITCHES,
     Option("--help", "show this text", short="-h"),
 )  # fmt: skip
 
@@ -110,14 +106,11 @@ def understand(parsed: Parsed) -> Request:
     cwd = parsed.one("--cwd", "")
     if cwd and not os.path.isdir(cwd):
         raise UsageError(f"--cwd {cwd}: there is no such directory")
-    blob = parsed.values.get("--stub-blob", [None])[-1]
-    manifest = parsed.values.get("--stub-manifest", [None])[-1]
-    if (blob is None) != (manifest is None):
-        raise UsageError("--stub-blob and --stub-manifest belong together")
+    platform, options = chosen_platform(parsed)
     environment = make_environment(parsed)
     return Request(
-        platform=parsed.one("--platform", DEFAULT_PLATFORM),
-        options=platforms.Options(stub_blob=blob, stub_manifest=manifest),
+        platform=platform,
+        options=options,
         path=find_program(parsed.rest[0], environment.get("PATH", _DEFAULT_PATH)),
         argv=parsed.rest,
         environment=environment,

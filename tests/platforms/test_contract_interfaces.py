@@ -150,4 +150,4 @@ def test_statistics(make: Make) -> None:
 
 def test_options_are_data() -> None:
     """Options have defaults: nothing is asked for."""
-    assert Options() == Options(False, False, None, None)
+    assert Options() == Options(False, False, None, None, "auto")
