@@ -60,8 +60,10 @@ STUB_ERROR_TEXT: Final = {
 
 # struct sysmsg, 88 bytes, one per sysmsg thread.
 SYSMSG_SELF: Final = 0x00
+SYSMSG_RET_ADDR: Final = 0x08
 SYSMSG_SYSHANDLER: Final = 0x10
 SYSMSG_SYSHANDLER_STACK: Final = 0x18
+SYSMSG_APP_STACK: Final = 0x20
 SYSMSG_STATE: Final = 0x2C
 SYSMSG_CONTEXT: Final = 0x30
 SYSMSG_ERR: Final = 0x3C
@@ -119,6 +121,8 @@ NOTIFY_RING: Final = 2
 SIGNALS: Final = (4, 5, 7, 8, 11, 17, 31)
 """The signals stubs handle: ILL, TRAP, BUS, FPE, SEGV, CHLD, SYS (S-030)."""
 
+SIGILL: Final = 4
+SIGTRAP: Final = 5
 SIGCHLD: Final = 17
 SIGSEGV: Final = 11
 VSYSCALL_START: Final = 0xFFFFFFFFFF600000

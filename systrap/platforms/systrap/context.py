@@ -5,7 +5,7 @@ The registers the caller sees *are* the slot's: nothing is copied on the way in 
 """
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from systrap.arch import x86_64, x86_fp
 from systrap.platform import (
@@ -23,6 +23,7 @@ from systrap.platform import (
 from systrap.platforms.systrap import abi
 from systrap.platforms.systrap.abi import ContextSlot, ContextState
 from systrap.platforms.systrap.subprocess import Subprocess
+from systrap.platforms.systrap.usertrap import Fixed
 
 if TYPE_CHECKING:
     from systrap.platforms.systrap.dispatcher import Dispatcher
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 _VSYSCALLS = (96, 201, 309)
 """gettimeofday, time, getcpu: what the vsyscall page offers."""
+
+
+RUN_AGAIN: Final = Event(EventKind.INTERRUPTED)
+"""What collect() answers when the platform dealt with the event itself: the context goes on, and nobody is told."""
 
 
 def death(message: str, number: int = errno.EPERM) -> Event:
@@ -118,7 +123,9 @@ class SystrapContext(Context):
             regs = slot.regs
             nr = regs[x86_64.ORIG_RAX]
             regs[x86_64.RAX] = nr
-            if nr in _VSYSCALLS and state == ContextState.SYSCALL:
+            if state == ContextState.SYSCALL_NEED_TRAP:
+                self._patchable(regs)
+            elif nr in _VSYSCALLS and state == ContextState.SYSCALL:
                 return self._vsyscall(slot) or SYSCALL_EVENT
             return SYSCALL_EVENT
         if state == ContextState.FAULT:
@@ -147,8 +154,27 @@ class SystrapContext(Context):
             return INTERRUPTED_EVENT
         if info.signo not in abi.SIGNALS:
             return death(f"corrupted shared memory: signal {info.signo}")
-        access = abi.access_of_fault(info.err) if info.signo == abi.SIGSEGV else Access.NONE
-        return Event(EventKind.SIGNAL, info, access)
+        if info.signo == abi.SIGSEGV:
+            return Event(EventKind.SIGNAL, info, abi.access_of_fault(info.err))
+        if info.signo in (abi.SIGILL, abi.SIGTRAP):
+            fixed = self._of_a_patch(slot, info.signo)
+            if fixed is not Fixed.NO:
+                return RUN_AGAIN if fixed is Fixed.RUN_AGAIN else SYSCALL_EVENT
+        return Event(EventKind.SIGNAL, info)
+
+    def _patchable(self, regs: "memoryview[int]") -> None:
+        """Let the site of this system call be patched, if that may be."""
+        space = self.space
+        if space is not None and space.sites is not None and space.code is not None:
+            space.sites.trapped(space.code, regs)
+
+    def _of_a_patch(self, slot: ContextSlot, signo: int) -> Fixed:
+        """Ask whether a SIGILL or SIGTRAP comes from a patched call site."""
+        space = self.space
+        if space is None or space.sites is None or space.code is None:
+            return Fixed.NO
+        look = space.sites.fix_up if signo == abi.SIGILL else space.sites.stepped
+        return look(space.code, slot.regs)
 
     def _corrupt(self, thread_id: int) -> Event:
         """Explain a context that came back with a thread still on it: the thread reported an error, or memory was scribbled."""
@@ -174,14 +200,15 @@ class SystrapContext(Context):
         if self.running:
             self._dispatcher.interrupt(self)
 
-    def slice_is_over(self, event: Event) -> bool:
-        """Tell of a context that came back with ``event`` whether its time slice was over and nothing else: it goes on.
+    def goes_on(self, event: Event) -> bool:
+        """Tell of a context that came back with ``event`` whether nobody is to be told: it runs again.
 
-        Then ``interrupted`` is left alone: a request that comes at this very moment counts for the next run. With any
-        other event the request is answered.
+        So it is when its time slice was over and nothing else, or when the platform has dealt with the event itself. Then
+        ``interrupted`` is left alone: a request that comes at this very moment counts for the next run. With any other
+        event the request is answered.
         """
         preempted, self.preempted = self.preempted, False
-        if event is INTERRUPTED_EVENT and preempted and not self.interrupted:
+        if event is RUN_AGAIN or (event is INTERRUPTED_EVENT and preempted and not self.interrupted):
             return True
         self.interrupted = False
         return False

@@ -19,7 +19,7 @@ from systrap.platform import INTERRUPTED_EVENT, AddressSpace, ContextError, Even
 from systrap.platforms.systrap import abi
 from systrap.platforms.systrap import machine_code as block
 from systrap.platforms.systrap.abi import ContextSlot, ContextState
-from systrap.platforms.systrap.context import SystrapContext, death
+from systrap.platforms.systrap.context import RUN_AGAIN, SystrapContext, death
 from systrap.platforms.systrap.machine_code import SentryCode
 from systrap.platforms.systrap.subprocess import Subprocess
 
@@ -193,7 +193,7 @@ class Dispatcher:
             return None
         with self._lock:
             self._finish(context, space, context.slot)
-        if context.slice_is_over(event):
+        if context.goes_on(event):
             # To the end of the queue.
             self.submit(context, space)
             return None
@@ -264,7 +264,8 @@ class Dispatcher:
             for context in list(space.outstanding.values()):
                 if context.slot is None or context.waiter:
                     continue
-                event = context.collect() or death(reason)
+                found = context.collect()
+                event = death(reason) if found is None or found is RUN_AGAIN else found
                 self._finish(context, space, context.slot)
                 self._ready_at_once(context, event)
 
@@ -325,7 +326,7 @@ class Dispatcher:
                 event = self._start(context, space, abi.NOTIFY_FUTEX)
             if event is None:
                 event = self._await(context, space)
-            if not context.slice_is_over(event):
+            if not context.goes_on(event):
                 context.waiter = False
                 self._report(context, event)
                 return event

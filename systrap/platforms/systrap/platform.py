@@ -22,6 +22,8 @@ from systrap.host.auxv import auxiliary_vector
 from systrap.host.sys import NR, syscall
 from systrap.memory import MemoryFile
 from systrap.platform import (
+    DISPATCH,
+    SECCOMP,
     AddressSpace,
     Context,
     EventKind,
@@ -38,12 +40,14 @@ from systrap.platforms.systrap.context import SystrapContext
 from systrap.platforms.systrap.dispatcher import Dispatcher
 from systrap.platforms.systrap.machine_code import SentryCode, read_cpuid
 from systrap.platforms.systrap.source import Source
-from systrap.platforms.systrap.subprocess import Environment, Subprocess
+from systrap.platforms.systrap.subprocess import Environment, Modes, Subprocess
 
 _AT_HWCAP2: Final = 26
 _SECCOMP_SET_MODE_FILTER: Final = 1
 _NEW_LISTENER: Final = 8
 _MEMBARRIER_GLOBAL: Final = 1
+_PR_SET_SYSCALL_USER_DISPATCH: Final = 59
+_PR_SYS_DISPATCH_OFF: Final = 0
 
 
 class _Shared:
@@ -57,7 +61,8 @@ class _Shared:
         self.arch_state = fpu.probe(lambda leaf, subleaf: read_cpuid(code, leaf, subleaf), hwcap2)
         self.max_threads = len(os.sched_getaffinity(0))
         sysmsg = _sysmsg_image(options)
-        stub_image = stub.build(blob.load("bootstrap"), sysmsg, self.arch_state, self.max_threads, patching=False)
+        self.patching = not options.disable_syscall_patching
+        stub_image = stub.build(blob.load("bootstrap"), sysmsg, self.arch_state, self.max_threads, self.patching)
         memory = MemoryFile("systrap-memory")
         broker = Broker()
         source = Source(code, stub_image, memory, broker)
@@ -82,6 +87,20 @@ def _has_listener() -> bool:
     return syscall(NR["seccomp"], _SECCOMP_SET_MODE_FILTER, _NEW_LISTENER, 0) == -errno.EFAULT
 
 
+def _user_dispatch(trap: str) -> bool:
+    """Decide about syscall user dispatch. Raises RequirementError where it is asked for and not to be had.
+
+    Switching it off is allowed to everybody, and does nothing to a process that has not got it: the kernel only tells
+    whether it knows the call (EINVAL: not for this machine, or before Linux 5.11).
+    """
+    if trap == SECCOMP:
+        return False
+    has_it = syscall(NR["prctl"], _PR_SET_SYSCALL_USER_DISPATCH, _PR_SYS_DISPATCH_OFF, 0, 0, 0) == 0
+    if trap == DISPATCH and not has_it:
+        raise RequirementError("this kernel has no syscall user dispatch: use --syscall-trap auto or seccomp")
+    return has_it
+
+
 class SystrapPlatform(Platform):
     """See platform.Platform. The process must not have installed a seccomp filter that forbids clone before."""
 
@@ -97,9 +116,12 @@ class SystrapPlatform(Platform):
                 except (OSError, blob.BlobError) as error:
                     raise PlatformError(f"the systrap platform cannot start: {error}") from error
             shared = _shared
+            # Once refused, patching stays refused for every later platform of the process (P-011).
+            shared.patching = shared.patching and not options.disable_syscall_patching
         if shared.blob != (options.stub_blob, options.stub_manifest):
             raise PlatformError("this process has its stub image already; another one needs another process")
         self._environment = shared.environment
+        self._modes = Modes(_user_dispatch(options.syscall_trap), shared.patching)
         self._fp_len = shared.arch_state.fp_len
         self._concurrency = shared.max_threads
         self._code = SentryCode(blob.load("sentry"))
@@ -135,7 +157,7 @@ class SystrapPlatform(Platform):
     def new_address_space(self) -> AddressSpace:
         """See platform.Platform. One process, cloned from the source (20-platform §2.4)."""
         try:
-            space = Subprocess(self._environment, self._dispatcher)
+            space = Subprocess(self._environment, self._dispatcher, self._modes)
         except OSError as error:
             raise PlatformError(f"no new address space: {error}") from error
         self._spaces.add(space)

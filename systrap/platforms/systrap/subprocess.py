@@ -9,11 +9,19 @@ import os
 import struct
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from systrap.host import mem, process
 from systrap.memory import MemoryFile
-from systrap.platform import Access, AddressSpace, ContextError, MapError, MapRequest, PlatformError, UnmapRequest
+from systrap.platform import (
+    Access,
+    AddressSpace,
+    ContextError,
+    MapError,
+    MapRequest,
+    PlatformError,
+    UnmapRequest,
+)
 from systrap.platforms.systrap import abi, filters
 from systrap.platforms.systrap.abi import ContextSlot
 from systrap.platforms.systrap.broker import Broker, Watched
@@ -21,6 +29,7 @@ from systrap.platforms.systrap.layout import CONTEXT_SLOT, THREAD_RECORD, slot_l
 from systrap.platforms.systrap.machine_code import SentryCode
 from systrap.platforms.systrap.source import Source, explain_death
 from systrap.platforms.systrap.syscall_thread import ENTER_NOTIFY, MAX_BATCH, MOVE_REQUEST, Call, SyscallThread
+from systrap.platforms.systrap.usertrap import CallSites
 
 if TYPE_CHECKING:
     from systrap.platforms.systrap.context import SystrapContext
@@ -38,7 +47,7 @@ class Environment:
     """What all subprocesses of a platform share."""
 
     __slots__ = (
-        "_lock", "broker", "code", "image", "max_threads", "memory", "memory_base", "notify", "slots", "source", "user_dispatch",
+        "_lock", "broker", "code", "image", "max_threads", "memory", "memory_base", "notify", "slots", "source",
     )  # fmt: skip
 
     def __init__(
@@ -54,7 +63,6 @@ class Environment:
         self.max_threads = max_threads
         self.notify = notify
         self.slots = slot_layout(self.image.layout)
-        self.user_dispatch = False
         self._lock = threading.Lock()
 
     def allocate_slot(self) -> int:
@@ -66,6 +74,13 @@ class Environment:
         """Give a slot back. Nothing of its stub may be left alive. Any thread."""
         with self._lock:
             self.memory.free(start, self.slots.size)
+
+
+class Modes(NamedTuple):
+    """How the stubs of one platform work. ``user_dispatch``: syscall user dispatch stands in front of seccomp (S-106)."""
+
+    user_dispatch: bool
+    patching: bool
 
 
 class Observer(Protocol):
@@ -82,19 +97,21 @@ class Subprocess(AddressSpace):
     """A stub process and the sentry's books about it.
 
     ``threads`` maps stack ids to host thread ids: the only way from an id in shared memory to a host thread (P-076).
-    ``outstanding`` are the submitted contexts by id. Owned by the thread that serves the platform, but for ``apply``,
-    ``alive`` and ``threads`` lookups, which any thread may use.
+    ``outstanding`` are the submitted contexts by id, ``sites`` the patched call sites (None: nothing is patched here).
+    Owned by the thread that serves the platform, but for ``apply``, ``alive`` and ``threads`` lookups, which any may use.
     """
 
     __slots__ = (
         "_free_ids", "_gone", "_lock", "_next_id", "_observer", "_pidfd", "_released", "_slot", "channel", "contexts",
-        "dead", "death", "environment", "head", "index", "outstanding", "pid", "queue", "queue_address", "ring",
-        "ring_address", "threads",
+        "dead", "death", "environment", "head", "index", "modes", "outstanding", "pid", "queue", "queue_address",
+        "ring", "ring_address", "sites", "threads",
     )  # fmt: skip
 
-    def __init__(self, environment: Environment, observer: Observer) -> None:
+    def __init__(self, environment: Environment, observer: Observer, modes: Modes) -> None:
         """Create the stub process. Raises PlatformError."""
         self.environment = environment
+        self.modes = modes
+        self.sites = CallSites() if modes.patching else None
         self._observer = observer
         self._lock = threading.Lock()
         self._slot = environment.allocate_slot()
@@ -130,7 +147,7 @@ class Subprocess(AddressSpace):
         # Our own handler empties the mask at the first signal; until then only that signal may come (docs/images.md).
         mask = _ONLY_SIGSEGV if image.has_ready_ring else 0
         records = self._view(self.environment.slots.records, place.record_pages_size)
-        dispatch = (place.stub_start, place.ro_end - place.stub_start) if self.environment.user_dispatch else (0, 0)
+        dispatch = (place.stub_start, place.ro_end - place.stub_start) if self.modes.user_dispatch else (0, 0)
         for stack_id in range(1, self.environment.max_threads + 1):
             start = place.thread_area(stack_id)
             _RECORD.pack_into(
@@ -259,6 +276,16 @@ class Subprocess(AddressSpace):
         self._gone.wait(_PATIENCE)
         if any(isinstance(request, MapRequest) for request in requests):
             raise MapError("the address space's stub process died", errno.EFAULT)
+
+    def pre_fork(self) -> None:
+        """Let no call site be half patched while the guest's memory is copied (P-035)."""
+        if self.sites is not None:
+            self.sites.pre_fork()
+
+    def post_fork(self) -> None:
+        """End what pre_fork() began."""
+        if self.sites is not None:
+            self.sites.post_fork()
 
     # Sysmsg threads.
 

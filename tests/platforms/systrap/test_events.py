@@ -61,11 +61,11 @@ def test_end_of_a_time_slice(kernel: Kernel) -> None:
     context = kernel.context()
     assert isinstance(context, SystrapContext)
     context.preempted = True
-    assert context.slice_is_over(INTERRUPTED_EVENT)
-    assert not context.slice_is_over(INTERRUPTED_EVENT), "told twice"
+    assert context.goes_on(INTERRUPTED_EVENT)
+    assert not context.goes_on(INTERRUPTED_EVENT), "told twice"
     context.preempted = context.interrupted = True
-    assert not context.slice_is_over(INTERRUPTED_EVENT)
+    assert not context.goes_on(INTERRUPTED_EVENT)
     assert not context.interrupted
     context.preempted = True
-    assert not context.slice_is_over(SYSCALL_EVENT)
+    assert not context.goes_on(SYSCALL_EVENT)
     assert not context.preempted
