@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from systrap.host.holes import resident_bytes
 from systrap.memory import MemoryFile
 from systrap.platform import MapRequest, Platform, UnmapRequest
+from systrap.sentry.code import MemoryCode
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import OpenFile, drop
 from systrap.sentry.mm_advice import AdvisedMappings
@@ -57,6 +58,7 @@ class MemoryManager(AdvisedMappings):
     def __init__(self, platform: Platform, memory: MemoryFile, frames: Frames | None = None) -> None:
         """Make an empty address space with one user. Raises PlatformError when the host cannot give one."""
         super().__init__(platform, memory, frames)
+        self.space.code = MemoryCode(self)
         self.users = 1
         self.executable: OpenFile | None = None
         self.arg_start = self.arg_end = self.env_start = self.env_end = 0
@@ -79,6 +81,7 @@ class MemoryManager(AdvisedMappings):
         self.dead = True
         self._batch = None
         self._forget_hits()
+        self.space.code = None
         self.space.release()
         self._give_up(self.runs.clear())
         self._drop_doomed()
