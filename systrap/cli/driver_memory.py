@@ -4,7 +4,7 @@ import errno
 from typing import NamedTuple
 
 from systrap.memory import MemoryFile
-from systrap.platform import Access, AddressSpace, MapRequest, UnmapRequest
+from systrap.platform import Access, AddressSpace, MapError, MapRequest, UnmapRequest
 
 
 class Segment(NamedTuple):
@@ -15,6 +15,7 @@ class Segment(NamedTuple):
     file: MemoryFile
     offset: int
     access: Access
+    name: str = ""
 
     def cut(self, low: int, high: int) -> "Segment":
         """Return the part within ``[low, high)``."""
@@ -23,7 +24,10 @@ class Segment(NamedTuple):
 
 
 class GuestMemory:
-    """One address space and what the driver knows of it. Addresses and lengths are page multiples, except for transfers."""
+    """One address space and what the driver knows of it. Addresses and lengths are page multiples, except for transfers.
+
+    It is the platform's GuestCode, too: anonymous memory counts as private, named files of the protocol as shared.
+    """
 
     def __init__(self, space: AddressSpace, anonymous: MemoryFile) -> None:
         """Use ``anonymous`` for memory that belongs to nobody else; it is given back with the space."""
@@ -31,12 +35,15 @@ class GuestMemory:
         self._anonymous = anonymous
         self._allocated: list[tuple[int, int]] = []
         self._segments: list[Segment] = []
+        self._named: dict[str, int] = {}
+        space.code = self
 
-    def map_anonymous(self, addr: int, length: int, access: Access) -> None:
+    def map_anonymous(self, addr: int, length: int, access: Access, name: str = "") -> None:
         """Map zeroed memory. Raises MapError, MemoryError."""
         offset = self._anonymous.allocate(length)
         self._allocated.append((offset, length))
-        self.map(Segment(addr, addr + length, self._anonymous, offset, access))
+        self._named[name] = offset
+        self.map(Segment(addr, addr + length, self._anonymous, offset, access, name))
 
     def map(self, segment: Segment) -> None:
         """Map a segment in place of what was there. Raises MapError."""
@@ -118,6 +125,41 @@ class GuestMemory:
                 break
             addr = part.end
         return parts
+
+    # platform.GuestCode.
+
+    def read_code(self, addr: int, length: int) -> bytes | None:
+        """Return bytes, or None when not all of them are there."""
+        found = self.read(addr, length)
+        return found if len(found) == length else None
+
+    def may_write_code(self, addr: int, length: int) -> bool:
+        """Tell whether a range is anonymous throughout."""
+        parts = self._run(addr, length)
+        return sum(part.end - part.start for part in parts) == length and all(
+            part.file is self._anonymous for part in parts
+        )
+
+    def write_code(self, addr: int, data: bytes) -> bool:
+        """Write to anonymous memory."""
+        return self.may_write_code(addr, len(data)) and self.write(addr, data) == len(data)
+
+    def find_area(self, name: str, low: int, high: int) -> tuple[int, int] | None:
+        """Return start and offset of what is left of the area of that name."""
+        for found in self._segments:
+            if found.name == name and low <= found.start < high:
+                return found.start, found.offset - self._named[name]
+        return None
+
+    def map_code(self, addr: int, length: int, name: str) -> bool:
+        """Map a table of trampolines where nothing is."""
+        if any(found.start < addr + length and found.end > addr for found in self._segments):
+            return False
+        try:
+            self.map_anonymous(addr, length, Access.READ | Access.EXECUTE, name)
+        except (MapError, MemoryError):
+            return False
+        return True
 
     def release(self) -> None:
         """Give everything back."""
