@@ -73,7 +73,9 @@ IMAGES: Final = (
         ("syshandler.S", "syshandler.c", "sighandler.c", "switch.c", "config.S"),
     ),
     ImageSources(
-        "sentry", ("submit.c", "next_ready.c", "atomics.c", "dispatch_config.S"), ("clone_source.c", "cpuid.c")
+        "sentry",
+        ("submit.c", "kick.c", "next_ready.c", "atomics.c", "dispatch_config.S"),
+        ("clone_source.c", "cpuid.c"),
     ),
 )
 

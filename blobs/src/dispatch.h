@@ -20,12 +20,17 @@ struct timespec {
     s64 nsec;
 };
 
-/* One address space: its ready ring, mapped in the sentry, and the index of the slot to read next. */
+/* One address space: what it shares, as mapped in the sentry, and the sentry's own count of its stub threads. */
 struct space {
     struct ready_ring *ring;
-    u32 head;
-    u32 bell; /* scratch of next_ready: the bell's value before it says that it sleeps */
+    struct context_queue *queue;
+    u64 contexts; /* address of its first slot */
+    u32 head;     /* index of the ring's slot to read next */
+    u32 threads;
 };
+
+#define LATENCY_BUCKETS 80u
+#define LATENCY_SHIFT 11 /* a bucket is 2048 ticks wide; the last one has no end */
 
 /* The kernel's struct futex_waitv */
 struct futex_waitv {
@@ -52,8 +57,21 @@ struct dispatch_block {
     u32 wake_seen;
     u64 poll_ns;
     u32 stub_spin_off;
-    __attribute__((aligned(128))) struct space spaces[MAX_SPACES + 1];
+    u32 spin_limit;
+    u32 outstanding;
+    u32 used_spin;
+    u32 thread_space;
+    u32 kicks;
+    u64 period;
+    u64 period_start;
+    u64 sample_context;
+    u64 sample_start;
+    u64 handshake;
+    u32 rounds;
+    __attribute__((aligned(64))) struct space spaces[MAX_SPACES + 1];
     struct futex_waitv waiters[MAX_SPACES + 1];
+    u32 stub_latency[LATENCY_BUCKETS];
+    u32 sentry_latency[LATENCY_BUCKETS];
 };
 
 LAYOUT(struct dispatch_block, queue, 0x000);
@@ -72,11 +90,34 @@ LAYOUT(struct dispatch_block, wake, 0x048);
 LAYOUT(struct dispatch_block, wake_seen, 0x04c);
 LAYOUT(struct dispatch_block, poll_ns, 0x050);
 LAYOUT(struct dispatch_block, stub_spin_off, 0x058);
-LAYOUT(struct dispatch_block, spaces, 0x080);
-LAYOUT(struct dispatch_block, waiters, 0x880);
-SIZE(struct space, 16);
+LAYOUT(struct dispatch_block, spin_limit, 0x05c);
+LAYOUT(struct dispatch_block, outstanding, 0x060);
+LAYOUT(struct dispatch_block, used_spin, 0x064);
+LAYOUT(struct dispatch_block, thread_space, 0x068);
+LAYOUT(struct dispatch_block, kicks, 0x06c);
+LAYOUT(struct dispatch_block, period, 0x070);
+LAYOUT(struct dispatch_block, period_start, 0x078);
+LAYOUT(struct dispatch_block, sample_context, 0x080);
+LAYOUT(struct dispatch_block, sample_start, 0x088);
+LAYOUT(struct dispatch_block, handshake, 0x090);
+LAYOUT(struct dispatch_block, rounds, 0x098);
+LAYOUT(struct dispatch_block, spaces, 0x0c0);
+LAYOUT(struct dispatch_block, waiters, 0x10c0);
+LAYOUT(struct dispatch_block, stub_latency, 0x1cc0);
+LAYOUT(struct dispatch_block, sentry_latency, 0x1e00);
+SIZE(struct space, 32);
 SIZE(struct futex_waitv, 24);
 _Static_assert(sizeof(struct dispatch_block) <= 8192, "the block has two pages of 4096");
+
+/* next_ready's answers are sums of these; 0: somebody changed `wake`. */
+#define RESULT_CONTEXT 1
+#define RESULT_PERIOD 2
+#define RESULT_THREAD 4
+
+/* kick.c */
+bool kick(struct dispatch_block *block, struct context_queue *queue, u32 threads);
+bool kick_unclaimed(struct dispatch_block *block);
+u32 space_count(const struct dispatch_block *block);
 
 /* Patched by the sentry; defined in dispatch_config.S. */
 extern struct dispatch_block *const config_dispatch_block __asm__("__export_dispatch_block");

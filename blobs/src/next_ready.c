@@ -9,6 +9,9 @@
 
 #include "dispatch.h"
 
+/* So often, while contexts come back without a wait, is it asked whether others are left lying. */
+#define CLAIM_CHECK_INTERVAL 32
+
 /* Wake-ups that lead to nothing, in a row, before the caller is let in between. A guest can ring its bell for ever. */
 #define MAX_FRUITLESS 64
 
@@ -16,11 +19,6 @@
 
 /* What a look found. NOTHING is not a result of next_ready. */
 enum found { FOUND_WAKE = 0, FOUND_CONTEXT = 1, FOUND_NOTHING = 2 };
-
-static u32 space_count(const struct dispatch_block *block)
-{
-    return block->nr_spaces <= MAX_SPACES ? block->nr_spaces : MAX_SPACES;
-}
 
 /* Take the entry at the ring's head, if it is there. */
 static bool take_entry(struct space *space, u32 *context_id)
@@ -57,18 +55,84 @@ static enum found look(struct dispatch_block *block)
     return FOUND_NOTHING;
 }
 
-/* Look until something is there, for `spin` ticks. */
-static enum found spin(struct dispatch_block *block)
+/*
+ * Look until something is there, for `spin` ticks. A context that no stub thread has taken after `handshake` ticks gets one
+ * kicked awake; *wanted: a space should have another thread.
+ */
+static enum found spin(struct dispatch_block *block, bool *wanted)
 {
-    u64 begin = counter();
+    u64 begin = counter(), passed = 0;
+    bool kicked = false;
 
     do {
         enum found found = look(block);
         if (found != FOUND_NOTHING)
             return found;
+        if (!kicked && passed > block->handshake) {
+            kicked = true;
+            *wanted = kick_unclaimed(block);
+            if (*wanted)
+                return FOUND_NOTHING;
+        }
         cpu_pause();
-    } while (counter() - begin < block->spin);
+        passed = counter() - begin;
+    } while (passed < block->spin);
+    block->used_spin = 1;
     return FOUND_NOTHING;
+}
+
+/* To spin makes sense while something is out there that can come back, and it leaves a CPU for the spinning. */
+static bool may_spin(const struct dispatch_block *block)
+{
+    return block->spin != 0 && block->outstanding != 0 && block->outstanding <= block->spin_limit;
+}
+
+/* ---- measuring ---- */
+
+/* Both times were written by a stub: a guest can write there, too. What makes no sense is dropped. */
+static void count_latency(u32 *buckets, u64 from, u64 to)
+{
+    u64 bucket = (to - from) >> LATENCY_SHIFT;
+
+    if (from == 0 || (s64)(to - from) <= 0)
+        return;
+    buckets[bucket < LATENCY_BUCKETS ? bucket : LATENCY_BUCKETS - 1] += 1;
+}
+
+/* Note how long this context took to be taken, and to come back from the stub. Answers whether a period is over. */
+static bool measure(struct dispatch_block *block)
+{
+    const struct space *space = &block->spaces[block->ready_space];
+    const struct thread_context *ctx;
+    u64 now = counter();
+
+    if (block->ready_context <= MAX_CONTEXT_ID) {
+        ctx = (const struct thread_context *)(space->contexts + (u64)block->ready_context * CONTEXT_SLOT_SIZE);
+        count_latency(block->sentry_latency, load_relaxed(&ctx->state_changed_time), now);
+        if (block->sample_context == (u64)ctx) {
+            count_latency(block->stub_latency, block->sample_start, load_relaxed(&ctx->acked_time));
+            block->sample_context = 0;
+        }
+    }
+    if (now - block->period_start < block->period)
+        return false;
+    block->period_start = now;
+    block->sample_context = 0;
+    return true;
+}
+
+/* What next_ready answers when a context came back. */
+static int give(struct dispatch_block *block)
+{
+    int result = RESULT_CONTEXT;
+
+    if (block->outstanding != 0)
+        block->outstanding -= 1;
+    if (block->period != 0 && measure(block))
+        result |= RESULT_PERIOD;
+    if (++block->rounds % CLAIM_CHECK_INTERVAL == 0 && kick_unclaimed(block))
+        result |= RESULT_THREAD;
+    return result;
 }
 
 /* ---- deadlines ---- */
@@ -160,19 +224,25 @@ static s64 sleep_a_little(struct dispatch_block *block, enum found *found)
 }
 
 /*
- * Answers 1: dispatch_block.ready_space and ready_context name the context (the id is what the stub wrote, not validated);
- * 0: somebody changed `wake`; -ETIMEDOUT: the deadline has passed; -EINTR: a signal came, or many wake-ups without reason;
- * another -errno: the kernel refuses to let us sleep.
+ * Answers a sum: RESULT_CONTEXT, dispatch_block.ready_space and ready_context name the context (the id is what the stub wrote,
+ * not validated); RESULT_PERIOD, a period of measuring is over; RESULT_THREAD, the space thread_space should have another
+ * thread. 0: somebody changed `wake`; -ETIMEDOUT: the deadline has passed; -EINTR: a signal came, or many wake-ups without
+ * reason; another -errno: the kernel refuses to let us sleep.
  */
 int next_ready(void) __asm__("__export_next_ready");
 int next_ready(void)
 {
     struct dispatch_block *block = config_dispatch_block;
-    enum found found = block->spin != 0 ? spin(block) : look(block);
+    enum found found = look(block);
+    bool wanted = false;
 
+    if (found == FOUND_NOTHING && may_spin(block))
+        found = spin(block, &wanted);
     for (u32 round = 0; found == FOUND_NOTHING; round++) {
         s64 result;
 
+        if (wanted || kick_unclaimed(block))
+            return RESULT_THREAD;
         if (round == MAX_FRUITLESS && block->poll_ns == 0)
             return -EINTR;
         result = block->poll_ns != 0 ? sleep_a_little(block, &found) : sleep_on_bells(block, &found);
@@ -186,5 +256,5 @@ int next_ready(void)
         if (has_deadline(block) && time_left(block) <= 0)
             return -ETIMEDOUT;
     }
-    return (int)found;
+    return found == FOUND_CONTEXT ? give(block) : 0;
 }

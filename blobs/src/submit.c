@@ -13,6 +13,15 @@ static void release_context(const struct dispatch_block *block)
     store_release(&ctx->state, CONTEXT_NONE);
 }
 
+/* Begin to measure how long it takes until a stub thread takes a context; one measurement at a time. */
+static void sample(struct dispatch_block *block)
+{
+    if (block->period == 0 || block->sample_context != 0 || block->notify != NOTIFY_READY_RING)
+        return;
+    block->sample_context = (u64)block->context;
+    block->sample_start = counter();
+}
+
 /* Answers false if the queue says it is full, which it never is: guest code has written to it. Counting `end` up and
  * writing the slot lie next to each other here because stub threads spin in between. */
 static bool enqueue(struct context_queue *queue, u32 context_id)
@@ -27,21 +36,6 @@ static bool enqueue(struct context_queue *queue, u32 context_id)
     return true;
 }
 
-/* Leave a token and wake a thread, if there are more contexts than threads that will look for one. Answers 1 if the
- * space should have another thread. Only this function adds tokens, and only one thread of the sentry calls it. */
-static int kick(const struct dispatch_block *block, struct context_queue *queue)
-{
-    u64 active_threads = load_seq_cst(&queue->num_active_threads);
-    u64 tokens = load_seq_cst(&queue->num_threads_to_wakeup);
-    u64 expected = active_threads + tokens + 1;
-
-    if (expected > load_seq_cst(&queue->num_active_contexts))
-        return 0;
-    fetch_add(&queue->num_threads_to_wakeup, 1);
-    futex_wake_one(&queue->num_threads_to_wakeup);
-    return block->threads < block->max_threads && block->threads < expected;
-}
-
 /*
  * Hand dispatch_block.context over. Answers 0; 1 when a thread should be created in that space; -EPERM when the queue is
  * corrupt.
@@ -49,17 +43,23 @@ static int kick(const struct dispatch_block *block, struct context_queue *queue)
 int submit(void) __asm__("__export_submit");
 int submit(void)
 {
-    const struct dispatch_block *block = config_dispatch_block;
+    struct dispatch_block *block = config_dispatch_block;
     struct context_queue *queue = block->queue;
-    u32 spin_off = block->stub_spin_off;
+    u32 spin_off;
+
+    /* A context that is waited for on its own word is not of those that next_ready gives back. */
+    if (block->notify == NOTIFY_READY_RING)
+        block->outstanding += 1;
+    spin_off = block->stub_spin_off != 0 || block->outstanding > block->spin_limit;
 
     release_context(block);
+    sample(block);
     /* Stored only when different: stub threads that spin read this cache line. */
     if (load_relaxed(&queue->fast_path_disabled) != spin_off)
         store_release(&queue->fast_path_disabled, spin_off);
     if (!enqueue(queue, block->context_id))
         return -EPERM;
     if (spin_off != 0 || load_seq_cst(&queue->num_active_threads) == 0)
-        return kick(block, queue);
+        return kick(block, queue, block->threads);
     return 0;
 }

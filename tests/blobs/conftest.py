@@ -18,7 +18,7 @@ def world() -> Iterator[World]:
 @pytest.fixture
 def stub(world: World) -> Iterator[Stub]:
     with running_stub(world) as stub:
-        world.machine.block.set32(Block.SPACES + 8, 0)
+        world.machine.block.set32(Block.SPACES + Block.HEAD, 0)
         stub.ring.bytes[:] = bytes(len(stub.ring.bytes))
         stub.start_thread(1)
         yield stub

@@ -70,7 +70,18 @@ class Block:
     WAKE_SEEN = 0x04C
     POLL_NS = 0x050
     STUB_SPIN_OFF = 0x058
-    SPACES = 0x080
+    SPIN_LIMIT = 0x05C
+    OUTSTANDING = 0x060
+    USED_SPIN = 0x064
+    THREAD_SPACE = 0x068
+    KICKS = 0x06C
+    PERIOD = 0x070
+    HANDSHAKE = 0x090
+    SPACES = 0x0C0
+    SPACE_SIZE = 32
+    HEAD = 24
+    STUB_LATENCY = 0x1CC0
+    SENTRY_LATENCY = 0x1E00
 
 
 NO_DEADLINE = (1 << 64) - 1
@@ -88,6 +99,7 @@ class Machine:
         self.base = map_code(image.patched({"dispatch_block": self.block.address}))
         self.image = image
         self.block.set64(Block.DEADLINE_SEC, NO_DEADLINE)
+        self.block.set32(Block.SPIN_LIMIT, 1 << 30)
         self.submit = self.function("submit", ctypes.c_int)
         self.next_ready = self.function("next_ready", ctypes.c_int)
 
@@ -96,10 +108,25 @@ class Machine:
         return ctypes.CFUNCTYPE(result, *arguments)(self.base + self.image.offset(name))
 
     def set_spaces(self, rings: "list[Ring]") -> None:
+        """Let next_ready look at these rings; the spaces' queues and contexts are empty ones of their own."""
+        self.idle = [(Queue(), ring) for ring in rings]
         self.block.set32(Block.NR_SPACES, len(rings))
-        for index, ring in enumerate(rings):
-            self.block.set64(Block.SPACES + 16 * index, ring.words.address)
-            self.block.set32(Block.SPACES + 16 * index + 8, ring.head)
+        for index, (queue, ring) in enumerate(self.idle):
+            self.set_space(index, ring.words.address, queue.words.address, queue.context.address, ring.head)
+
+    def set_space(self, index: int, ring: int, queue: int, contexts: int, head: int = 0) -> None:
+        """Fill an entry of the table of spaces with addresses in this process."""
+        entry = Block.SPACES + Block.SPACE_SIZE * index
+        self.block.set64(entry, ring)
+        self.block.set64(entry + 8, queue)
+        self.block.set64(entry + 16, contexts)
+        self.block.set32(entry + Block.HEAD, head)
+        # As many threads as it could ever have: next_ready asks for no more.
+        self.block.set32(entry + Block.HEAD + 4, 0xFFFFFFFF)
+
+    def head(self, index: int = 0) -> int:
+        """Return the index of the slot that next_ready reads next in the ring of a space."""
+        return self.block.u32(Block.SPACES + Block.SPACE_SIZE * index + Block.HEAD)
 
     def ready(self) -> tuple[int, int]:
         """Space and context of the last next_ready that answered 1."""

@@ -83,7 +83,7 @@ class Stub:
         block.set32(Block.STUB_SPIN_OFF, 1)
         block.set32(Block.NOTIFY, abi.NOTIFY_RING)
         block.set32(Block.NR_SPACES, 1)
-        block.set64(Block.SPACES, self.ring.address)
+        world.machine.set_space(0, self.ring.address, self.queue.address, base + slots.contexts)
 
     def context(self, context_id: int) -> Context:
         at = self.world.file.address + self.world.slots.contexts + 4096 * context_id

@@ -163,7 +163,7 @@ def test_an_entry_that_is_there(machine: Machine, rings: list[Ring]) -> None:
     rings[1].put(42)
     assert machine.next_ready() == 1
     assert machine.ready() == (1, 42)
-    assert machine.block.u32(Block.SPACES + 16 + 8) == 1  # the head of space 1
+    assert machine.head(1) == 1  # the head of space 1
 
 
 def test_the_id_is_not_judged(machine: Machine, rings: list[Ring]) -> None:
@@ -198,7 +198,7 @@ def test_index_wrap(machine: Machine) -> None:
     for context_id in (1, 2, 3, 4):
         assert machine.next_ready() == 1
         assert machine.ready() == (0, context_id)
-    assert machine.block.u32(Block.SPACES + 8) == 2
+    assert machine.head() == 2
 
 
 def test_an_entry_of_an_earlier_lap_is_not_new(machine: Machine) -> None:

@@ -74,7 +74,16 @@ FIELDS = {
         "wake_seen": Block.WAKE_SEEN,
         "poll_ns": Block.POLL_NS,
         "stub_spin_off": Block.STUB_SPIN_OFF,
+        "spin_limit": Block.SPIN_LIMIT,
+        "outstanding": Block.OUTSTANDING,
+        "used_spin": Block.USED_SPIN,
+        "thread_space": Block.THREAD_SPACE,
+        "kicks": Block.KICKS,
+        "period": Block.PERIOD,
+        "handshake": Block.HANDSHAKE,
         "spaces": Block.SPACES,
+        "stub_latency": Block.STUB_LATENCY,
+        "sentry_latency": Block.SENTRY_LATENCY,
     },
 }
 

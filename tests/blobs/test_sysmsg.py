@@ -36,7 +36,7 @@ from tests.blobs.world import BIRTH_MASK, GUEST, PAGE, START, TABLE, World
 def test_a_system_call_comes_back_and_goes_on(world: World, dispatch: bool, mask: int) -> None:
     """S-031, S-106: number in orig_rax, -ENOSYS in rax; the result that the sentry puts there arrives."""
     with running_stub(world) as stub:
-        world.machine.block.set32(Block.SPACES + 8, 0)
+        world.machine.block.set32(Block.SPACES + Block.HEAD, 0)
         stub.ring.bytes[:] = bytes(len(stub.ring.bytes))
         stub.start_thread(1, dispatch=dispatch, mask=mask)
         context = stub.context(0)

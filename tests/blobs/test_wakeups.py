@@ -78,6 +78,7 @@ def test_producers_in_processes(spin: int, window: int, producers: int) -> None:
     rings = [Ring(first=0xFFFFFF00), Ring()][:producers]
     machine.set_spaces(rings)
     machine.block.set64(Block.SPIN, spin)
+    machine.block.set32(Block.OUTSTANDING, 1 << 29)
     children = []
     for number, ring in enumerate(rings):
         ring.words.set32(READ, ring.head)
@@ -103,7 +104,7 @@ def test_producers_in_processes(spin: int, window: int, producers: int) -> None:
             space, context_id = machine.ready()
             assert context_id == expected[space] % 4095
             expected[space] += 1
-            rings[space].words.set32(READ, machine.block.u32(Block.SPACES + 16 * space + 8))
+            rings[space].words.set32(READ, machine.head(space))
             if window > 1:
                 dawdle(dice)
         print(expected)

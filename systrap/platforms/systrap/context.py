@@ -45,7 +45,18 @@ def death(message: str, number: int = errno.EPERM) -> Event:
 class SystrapContext(Context):
     """See platform.Context. ``slot`` is None until the context first enters a space."""
 
-    __slots__ = ("_dispatcher", "_pull", "_restore", "interrupted", "preempted", "running", "slot", "space", "waiter")
+    __slots__ = (
+        "_asleep",
+        "_dispatcher",
+        "_pull",
+        "_restore",
+        "interrupted",
+        "preempted",
+        "running",
+        "slot",
+        "space",
+        "waiter",
+    )
 
     def __init__(self, dispatcher: "Dispatcher", fp_len: int) -> None:
         """Take what runs contexts, and the size of the FP state."""
@@ -58,6 +69,7 @@ class SystrapContext(Context):
         self.slot: ContextSlot | None = None
         self._restore = True
         self._pull = False
+        self._asleep = True
         self.running = False
         self.interrupted = False
         self.preempted = False
@@ -71,6 +83,9 @@ class SystrapContext(Context):
         slot = self.slot
         if space is not self.space or slot is None:
             slot = self._move(space)
+        if self._asleep:
+            self._asleep = False
+            space.count_awake(1)
         regs = self.regs
         regs[x86_64.CS] = x86_64.USER_CS
         regs[x86_64.SS] = x86_64.USER_SS
@@ -97,6 +112,7 @@ class SystrapContext(Context):
 
     def _leave(self) -> None:
         if self.slot is not None and self.space is not None:
+            self.prepare_sleep()
             self.space.unbind(self.slot.stub_id)
             self.slot = None
 
@@ -214,7 +230,10 @@ class SystrapContext(Context):
         return False
 
     def prepare_sleep(self) -> None:
-        """Nothing to do while no thread spins."""
+        """Stop counting as awake until the next run: stub threads spin only for contexts that may come soon (§6.7, P-086)."""
+        if not self._asleep and self.space is not None:
+            self._asleep = True
+            self.space.count_awake(-1)
 
     def release(self) -> None:
         """Give the slot back (Release)."""

@@ -16,7 +16,7 @@ from typing import Final
 from systrap.host import futex, process
 from systrap.host.sys import NR, syscall
 from systrap.platform import INTERRUPTED_EVENT, AddressSpace, ContextError, Event, EventKind, ProgrammingError
-from systrap.platforms.systrap import abi
+from systrap.platforms.systrap import abi, fast_path
 from systrap.platforms.systrap import machine_code as block
 from systrap.platforms.systrap.abi import ContextSlot, ContextState
 from systrap.platforms.systrap.context import RUN_AGAIN, SystrapContext, death
@@ -28,16 +28,23 @@ TIME_SLICE: Final = 0.010
 
 _POLL_INTERVAL: Final = 0.0005
 _LIVENESS_INTERVAL: Final = 0.05
-_READY: Final = 1
 _WOKEN: Final = 0
+# What next_ready of the sentry image answers is a sum of these, when it is positive.
+_CONTEXT: Final = 1
+_PERIOD: Final = 2
+_THREAD: Final = 4
 _ENTRY = struct.Struct("<Q")
+_NO_LATENCIES: Final = memoryview(bytes(4 * block.LATENCY_BUCKETS)).cast("I")
 
 
 class Dispatcher:
     """One per platform. ``submit`` and ``next_ready`` belong to one thread; ``switch``, ``interrupt``, ``wake`` to any."""
 
-    def __init__(self, code: SentryCode, max_threads: int) -> None:
-        """``code``: an instance of the sentry image of our own, with its dispatch block."""
+    def __init__(self, code: SentryCode, max_threads: int, spin_limit: int) -> None:
+        """``code``: an instance of the sentry image of our own, with its dispatch block.
+
+        ``spin_limit``: at most so many contexts may be out there when anybody spins; 0: nobody ever does.
+        """
         self._code = code
         self._u32 = code.u32
         self._u64 = code.u64
@@ -53,6 +60,11 @@ class Dispatcher:
         self.events = [0, 0, 0, 0, 0]
         self._u32[block.MAX_THREADS >> 2] = max_threads
         self._u32[block.STUB_SPIN_OFF >> 2] = 1
+        self._u32[block.SPIN_LIMIT >> 2] = spin_limit
+        self._u64[block.HANDSHAKE >> 3] = fast_path.HANDSHAKE_TICKS
+        # Without a period the machine code measures nothing, and the controller is never asked.
+        self._u64[block.PERIOD >> 3] = fast_path.PERIOD_TICKS if spin_limit else 0
+        self.controller = fast_path.Controller(max_threads)
         if syscall(NR["futex_waitv"], 0, 0, 0, 0, 0) == -errno.ENOSYS:
             self._u64[block.POLL_NS >> 3] = int(_POLL_INTERVAL * 1e9)
 
@@ -102,6 +114,8 @@ class Dispatcher:
         if result:
             event = self._react(space, result)
             if event is not None:
+                if notify == abi.NOTIFY_RING:
+                    self._count(-1)
                 self._finish(context, space, slot)
                 return event
         if len(outstanding) == self._max_threads + 1:
@@ -118,7 +132,13 @@ class Dispatcher:
             return death("corrupted shared memory: the context queue says it is full")
         if not space.create_thread() and not space.threads:
             return death("the host does not let its stub have a thread", errno.EAGAIN)
+        if space.index >= 0:
+            self._set_threads(space, len(space.threads))
         return None
+
+    def _count(self, change: int) -> None:
+        """Correct the sentry image's count of contexts that are out there, for what it does not see itself."""
+        self._u32[block.OUTSTANDING >> 2] = max(self._u32[block.OUTSTANDING >> 2] + change, 0)
 
     def _finish(self, context: SystrapContext, space: Subprocess, slot: ContextSlot) -> None:
         """Take a context back into the sentry's hands. Lock held, or on the only thread."""
@@ -144,13 +164,51 @@ class Dispatcher:
                 return None
             until = self._wait_until(deadline)
             result = self._code.next_ready()
-            if result == _READY:
-                space = self._spaces[self._u32[block.READY_SPACE >> 2]]
-                context = self._take(space, self._u32[block.READY_CONTEXT >> 2])
+            if result > 0:
+                context = self._ready_context() if result == _CONTEXT else self._attend(result)
                 if context is not None:
                     return context
             elif not self._look_elsewhere(result, until, deadline):
                 return None
+
+    def _ready_context(self) -> SystrapContext | None:
+        """Return the context that next_ready of the sentry image found."""
+        return self._take(self._spaces[self._u32[block.READY_SPACE >> 2]], self._u32[block.READY_CONTEXT >> 2])
+
+    def _attend(self, result: int) -> SystrapContext | None:
+        """Do what the sentry image asks for besides: another stub thread, a look at the measurements."""
+        context = self._ready_context() if result & _CONTEXT else None
+        if result & _THREAD:
+            self._add_thread(self._spaces[self._u32[block.THREAD_SPACE >> 2]])
+        if result & _PERIOD:
+            self._end_period()
+        return context
+
+    def _add_thread(self, space: Subprocess) -> None:
+        """Give a space another stub thread. Where the host refuses, it is not asked again."""
+        with self._lock:
+            created = space.create_thread()
+            self._set_threads(space, len(space.threads) if created else self._max_threads)
+
+    def _end_period(self) -> None:
+        """Let the controller decide who may spin, from what was measured (20-platform §7)."""
+        u32 = self._u32
+        histograms: list[list[int]] = []
+        for offset in (block.STUB_LATENCY, block.SENTRY_LATENCY):
+            buckets = u32[offset >> 2 : (offset >> 2) + block.LATENCY_BUCKETS]
+            histograms.append(buckets.tolist())
+            buckets[:] = _NO_LATENCIES
+        stub_spun = False
+        for space in self._spaces:
+            if space.queue[abi.QUEUE_USED_FAST_PATH >> 2]:
+                space.queue[abi.QUEUE_USED_FAST_PATH >> 2] = 0
+                stub_spun = True
+        sentry_spun = u32[block.USED_SPIN >> 2] != 0
+        u32[block.USED_SPIN >> 2] = 0
+        controller = self.controller
+        controller.period(histograms[0], histograms[1], stub_spun, sentry_spun)
+        self._u64[block.SPIN >> 3] = 2 * fast_path.DEEP_SLEEP_TICKS if controller.sentry.is_on else 0
+        u32[block.STUB_SPIN_OFF >> 2] = not controller.stub.is_on
 
     def _wait_until(self, deadline: float | None) -> float | None:
         """Set the wait's deadline: the caller's, or an earlier one for what cannot ring."""
@@ -171,6 +229,7 @@ class Dispatcher:
         for space in list(self._overflow):
             context_id = self._take_entry(space)
             if context_id is not None:
+                self._count(-1)
                 context = self._take(space, context_id)
                 if context is not None:
                     self._ready.append(context)
@@ -189,6 +248,7 @@ class Dispatcher:
         context = space.outstanding.get(context_id)
         event = context.collect() if context is not None else None
         if context is None or event is None or context.slot is None:
+            self._count(1)
             space.kill()
             return None
         with self._lock:
@@ -219,9 +279,21 @@ class Dispatcher:
         self._u32[block.NR_SPACES >> 2] = len(self._spaces)
 
     def _write_entry(self, space: Subprocess) -> None:
-        entry = block.SPACES + 16 * space.index
+        """Tell the sentry image of a space that is in the table."""
+        entry = block.SPACES + block.SPACE_SIZE * space.index
         self._u64[entry >> 3] = space.ring_address
-        self._u32[(entry + 8) >> 2] = space.head
+        self._u64[(entry + 8) >> 3] = space.queue_address
+        self._u64[(entry + 16) >> 3] = space.contexts_address
+        self._u32[(entry + 24) >> 2] = space.head
+        self._set_threads(space, len(space.threads))
+
+    def _set_threads(self, space: Subprocess, threads: int) -> None:
+        """Tell the sentry image how many stub threads a space has, or may be believed to have."""
+        self._u32[(block.SPACES + block.SPACE_SIZE * space.index + 28) >> 2] = threads
+
+    def _head(self, space: Subprocess) -> int:
+        """Return the index that the sentry image will read next in a space's ring."""
+        return self._u32[(block.SPACES + block.SPACE_SIZE * space.index + 24) >> 2]
 
     def forget(self, space: Subprocess) -> None:
         """Do not look at a space any more. On the thread of next_ready()."""
@@ -231,7 +303,7 @@ class Dispatcher:
             return
         last = self._spaces.pop()
         for moved in {space, last}:
-            moved.head = self._u32[(block.SPACES + 16 * moved.index + 8) >> 2]
+            moved.head = self._head(moved)
         if last is not space:
             last.index = space.index
             self._spaces[last.index] = last
@@ -264,6 +336,7 @@ class Dispatcher:
             for context in list(space.outstanding.values()):
                 if context.slot is None or context.waiter:
                     continue
+                self._count(-1)
                 found = context.collect()
                 event = death(reason) if found is None or found is RUN_AGAIN else found
                 self._finish(context, space, context.slot)

@@ -19,6 +19,7 @@ from typing import Final
 
 from systrap.host import limits
 from systrap.host.auxv import auxiliary_vector
+from systrap.host.cpus import usable_cpus
 from systrap.host.sys import NR, syscall
 from systrap.memory import MemoryFile
 from systrap.platform import (
@@ -125,7 +126,9 @@ class SystrapPlatform(Platform):
         self._fp_len = shared.arch_state.fp_len
         self._concurrency = shared.max_threads
         self._code = SentryCode(blob.load("sentry"))
-        self._dispatcher = Dispatcher(self._code, shared.max_threads)
+        # One CPU is always left to whom the spinning waits for.
+        spin_limit = 0 if options.disable_fast_path else usable_cpus() - 1
+        self._dispatcher = Dispatcher(self._code, shared.max_threads, spin_limit)
         self._closed = False
         self._spaces: weakref.WeakSet[Subprocess] = weakref.WeakSet()
         self._created = 0
@@ -191,6 +194,7 @@ class SystrapPlatform(Platform):
             "threads": sum(len(space.threads) for space in spaces),
             "contexts": sum(len(space.contexts) for space in spaces),
             **{f"events_{kind.name.lower()}": self._dispatcher.events[kind] for kind in EventKind},
+            **self._dispatcher.controller.statistics(),
         }
 
     def close(self) -> None:

@@ -102,9 +102,9 @@ class Subprocess(AddressSpace):
     """
 
     __slots__ = (
-        "_free_ids", "_gone", "_lock", "_next_id", "_observer", "_pidfd", "_released", "_slot", "channel", "contexts",
-        "dead", "death", "environment", "head", "index", "modes", "outstanding", "pid", "queue", "queue_address",
-        "ring", "ring_address", "sites", "threads",
+        "_awake", "_free_ids", "_gone", "_lock", "_next_id", "_observer", "_pidfd", "_released", "_slot", "channel",
+        "contexts", "contexts_address", "dead", "death", "environment", "head", "index", "modes", "outstanding", "pid", "queue",
+        "queue_address", "ring", "ring_address", "sites", "threads",
     )  # fmt: skip
 
     def __init__(self, environment: Environment, observer: Observer, modes: Modes) -> None:
@@ -131,6 +131,8 @@ class Subprocess(AddressSpace):
         self.queue_address = environment.memory_base + self._slot + slots.context_queue
         self.ring = self._view(slots.ready_ring, abi.RING_SLOTS + 8 * abi.QUEUE_ENTRIES)
         self.ring_address = environment.memory_base + self._slot + slots.ready_ring
+        self.contexts_address = environment.memory_base + self._slot + slots.contexts
+        self._awake = 0
         abi.init_queue(self._view(slots.context_queue, abi.QUEUE_RING + 8 * abi.QUEUE_ENTRIES))
         self._write_records()
         self._start()
@@ -352,6 +354,11 @@ class Subprocess(AddressSpace):
         del self.contexts[context_id]
         self._free_ids.append(context_id)
         self._let_go()
+
+    def count_awake(self, change: int) -> None:
+        """Tell stub threads how many contexts run, wait to run, or are being served: the sentry alone writes this word."""
+        self._awake += change
+        self.queue[abi.QUEUE_AWAKE_CONTEXTS >> 2] = self._awake & 0xFFFFFFFF
 
     def release(self) -> None:
         """Give the space up: nothing of the guest's is mapped from here on; the stub ends with its last bound context.

@@ -1,0 +1,49 @@
+/* Waking a stub thread for contexts that nobody takes. Called by the one thread of the sentry that owns the dispatch block. */
+
+#include "dispatch.h"
+
+/* How many entries of `spaces` are in use: the sentry's own number, but an array is an array. */
+u32 space_count(const struct dispatch_block *block)
+{
+    return block->nr_spaces <= MAX_SPACES ? block->nr_spaces : MAX_SPACES;
+}
+
+/*
+ * Leave a token and wake a thread, if there are more contexts than threads that will look for one. Answers whether the
+ * space should have another thread. Only this function adds tokens; its own token does not count for its decision.
+ */
+bool kick(struct dispatch_block *block, struct context_queue *queue, u32 threads)
+{
+    u64 active_threads = load_seq_cst(&queue->num_active_threads);
+    u64 tokens = load_seq_cst(&queue->num_threads_to_wakeup);
+    u64 expected = active_threads + tokens + 1;
+
+    if (expected > load_seq_cst(&queue->num_active_contexts))
+        return false;
+    fetch_add(&queue->num_threads_to_wakeup, 1);
+    futex_wake_one(&queue->num_threads_to_wakeup);
+    block->kicks += 1;
+    return threads < block->max_threads && threads < expected;
+}
+
+/*
+ * Kick every space in which a context waits to be taken. While stub threads spin, submit() relies on one of them; but the
+ * one that is awake may be busy with guest code. Answers whether a space should have another thread: thread_space.
+ */
+bool kick_unclaimed(struct dispatch_block *block)
+{
+    bool wanted = false;
+
+    for (u32 i = 0; i < space_count(block); i++) {
+        struct space *space = &block->spaces[i];
+        struct context_queue *queue = space->queue;
+
+        if (load_acquire(&queue->start) == load_acquire(&queue->end))
+            continue;
+        if (kick(block, queue, space->threads)) {
+            block->thread_space = i;
+            wanted = true;
+        }
+    }
+    return wanted;
+}
