@@ -24,6 +24,7 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_SET_SYSCALL_USER_DISPATCH: Final = 59
 _SECCOMP_SET_MODE_FILTER: Final = 1
 _SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8
+_ARCH_SET_CPUID: Final = 0x1012
 _PTRACE_SEIZE: Final = 0x4206
 _ENOSYS: Final = 38
 _TIMEOUT: Final = 5.0
@@ -147,6 +148,10 @@ def _user_dispatch() -> int:
     return _errno_of(syscall(NR["prctl"], _PR_SET_SYSCALL_USER_DISPATCH, 1, PAGE_SIZE, (1 << 47) - 2 * PAGE_SIZE, 0))
 
 
+def _cpuid_fault() -> int:
+    return _errno_of(syscall(NR["arch_prctl"], _ARCH_SET_CPUID, 0))
+
+
 def _ptrace() -> int:
     victim = os.fork()
     if victim == 0:
@@ -194,6 +199,7 @@ EXPERIMENTS: Final[dict[str, Callable[[], int]]] = {
     "seccomp_filter": _seccomp_filter,
     "user_notify": _user_notify,
     "user_dispatch": _user_dispatch,
+    "cpuid_fault": _cpuid_fault,
     "ptrace": _ptrace,
     "memfd_execute": _memfd_execute,
     "memfd_large": _memfd_large,

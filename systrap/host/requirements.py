@@ -264,6 +264,17 @@ def fsgsbase(host: Host) -> Finding:
     return degraded("no FSGSBASE: the stub sets FS by a system call of its own", "Linux 5.9 on a CPU since 2012 has it")
 
 
+def cpuid_faulting(host: Host) -> Finding:
+    """Judge whether CPUID can be made to fault."""
+    code = host.experiment("cpuid_fault")
+    if code:
+        return degraded(
+            f"arch_prctl(ARCH_SET_CPUID): {outcome(code)}; guests see the host's CPU as it is",
+            "nothing to do; Intel CPUs since 2012 have it, AMD's since 2024, and hypervisors often hide it",
+        )
+    return ok("CPUID can be made to fault")
+
+
 def rseq(host: Host) -> Finding:
     """Judge whether glibc's restartable sequences can be taken back in stubs."""
     size = host.rseq_size()
@@ -363,6 +374,7 @@ REQUIREMENTS: Final = (
     Requirement("address bits", "the stub's place at the top of the address space is computed from it", BOTH, address_bits),
     Requirement("FP state", "guest floating point and vector registers survive a trap", BOTH, fp_state),
     Requirement("FSGSBASE", "saves a system call per trap", SYSTRAP, fsgsbase),
+    Requirement("CPUID faulting", "guests see only what of the CPU is kept for them", SYSTRAP, cpuid_faulting),
     Requirement("rseq", "glibc's registration must not write into guest memory", SYSTRAP, rseq),
     Requirement("mseal", "a hostile guest cannot remap the stub's code", SYSTRAP, mseal),
     Requirement("futex_waitv", "the sentry sleeps on all stubs at once", SYSTRAP, futex_waitv),

@@ -70,6 +70,7 @@ CASES: list[tuple[str, FakeHost, Verdict, str]] = [
     ("FP state", FakeHost(auxiliary={51: 0}), Verdict.DEGRADED, "AT_MINSIGSTKSZ"),
     ("FP state", FakeHost(auxiliary={51: 11952}), Verdict.DEGRADED, "AMX"),
     ("FSGSBASE", FakeHost(auxiliary={26: 0}), Verdict.DEGRADED, "no FSGSBASE"),
+    ("CPUID faulting", FakeHost(failing={"cpuid_fault": 19}), Verdict.DEGRADED, "No such device"),
     ("rseq", FakeHost(rseq=None), Verdict.OK, "none that it tells of"),
     ("mseal", FakeHost(failing={"mseal": 38}), Verdict.DEGRADED, "not implemented"),
     ("futex_waitv", FakeHost(failing={"futex_waitv": 38}), Verdict.DEGRADED, "each stub in turn"),
