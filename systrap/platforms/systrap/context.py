@@ -20,7 +20,7 @@ from systrap.platform import (
     ProgrammingError,
     SignalInfo,
 )
-from systrap.platforms.systrap import abi
+from systrap.platforms.systrap import abi, cpuid
 from systrap.platforms.systrap.abi import ContextSlot, ContextState
 from systrap.platforms.systrap.subprocess import Subprocess
 from systrap.platforms.systrap.usertrap import Fixed
@@ -171,12 +171,22 @@ class SystrapContext(Context):
         if info.signo not in abi.SIGNALS:
             return death(f"corrupted shared memory: signal {info.signo}")
         if info.signo == abi.SIGSEGV:
-            return Event(EventKind.SIGNAL, info, abi.access_of_fault(info.err))
+            access = abi.access_of_fault(info.err)
+            return (
+                RUN_AGAIN if access is Access.NONE and self._was_cpuid(slot) else Event(EventKind.SIGNAL, info, access)
+            )
         if info.signo in (abi.SIGILL, abi.SIGTRAP):
             fixed = self._of_a_patch(slot, info.signo)
             if fixed is not Fixed.NO:
                 return RUN_AGAIN if fixed is Fixed.RUN_AGAIN else SYSCALL_EVENT
         return Event(EventKind.SIGNAL, info)
+
+    def _was_cpuid(self, slot: ContextSlot) -> bool:
+        """Answer the instruction CPUID, if it was that which faulted, and if it faults at all on this host (P-051)."""
+        space = self.space
+        if space is None or space.environment.cpuid is None or space.code is None:
+            return False
+        return cpuid.emulate(space.environment.cpuid, space.code, slot.regs)
 
     def _patchable(self, regs: "memoryview[int]") -> None:
         """Let the site of this system call be patched, if that may be."""

@@ -15,7 +15,7 @@ from systrap.host.bpf import sock_fprog
 from systrap.host.sys import libc
 from systrap.memory import MemoryFile
 from systrap.platform import ContextError, PlatformError
-from systrap.platforms.systrap import filters
+from systrap.platforms.systrap import cpuid, filters
 from systrap.platforms.systrap.broker import Broker, Watched
 from systrap.platforms.systrap.machine_code import SentryCode
 from systrap.platforms.systrap.stub import StubImage
@@ -79,7 +79,7 @@ class Source:
             offset & (1 << 64) - 1,
             length,
             _RSEQ_SIGNATURE,
-            0,
+            int(cpuid.can_fault()),
         )
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:

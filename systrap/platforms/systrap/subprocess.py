@@ -22,7 +22,7 @@ from systrap.platform import (
     PlatformError,
     UnmapRequest,
 )
-from systrap.platforms.systrap import abi, filters
+from systrap.platforms.systrap import abi, cpuid, filters
 from systrap.platforms.systrap.abi import ContextSlot
 from systrap.platforms.systrap.broker import Broker, Watched
 from systrap.platforms.systrap.layout import CONTEXT_SLOT, THREAD_RECORD, slot_layout
@@ -47,7 +47,7 @@ class Environment:
     """What all subprocesses of a platform share."""
 
     __slots__ = (
-        "_lock", "broker", "code", "image", "max_threads", "memory", "memory_base", "notify", "slots", "source",
+        "_lock", "broker", "code", "cpuid", "image", "max_threads", "memory", "memory_base", "notify", "slots", "source",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +63,7 @@ class Environment:
         self.max_threads = max_threads
         self.notify = notify
         self.slots = slot_layout(self.image.layout)
+        self.cpuid = cpuid.features(code) if cpuid.can_fault() else None
         self._lock = threading.Lock()
 
     def allocate_slot(self) -> int:
