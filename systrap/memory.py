@@ -76,13 +76,17 @@ class MemoryFile:
         for s, e in rest:
             self._free[s] = e - s
 
+    def clear(self, start: int, length: int) -> None:
+        """Make ``[start, start+length)`` zeros and give its memory to the host; it stays allocated and mapped."""
+        if _fallocate(self.fd, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, start, length) != 0:
+            raise OSError(ctypes.get_errno(), f"freeing {length:#x} bytes of a memory file")
+
     def free(self, start: int, length: int) -> None:
         """Give ``[start, start+length)`` back; its pages are freed at once, so the next owner finds zeros.
 
         The caller has removed every mapping of the range from every stub before (rule of order, 20-platform §4.2).
         """
-        if _fallocate(self.fd, _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE, start, length) != 0:
-            raise OSError(ctypes.get_errno(), f"freeing {length:#x} bytes of a memory file")
+        self.clear(start, length)
         self.used -= length
         end = start + length
         index = bisect.bisect_left(self._starts, start)

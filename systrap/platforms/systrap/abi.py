@@ -217,6 +217,14 @@ def init_sysmsg(
     struct.pack_into("<I", memory, SYSMSG_THREAD_ID, thread_id)
 
 
+def sysmsg_constants(memory: "memoryview[int]") -> tuple[int, int, int, int]:
+    """Read what init_sysmsg() wrote once and for all: own address, syshandler, its stack, and the thread's id."""
+    (own,) = struct.unpack_from("<Q", memory, SYSMSG_SELF)
+    syshandler, stack = struct.unpack_from("<QQ", memory, SYSMSG_SYSHANDLER)
+    (thread_id,) = struct.unpack_from("<I", memory, SYSMSG_THREAD_ID)
+    return int(own), int(syshandler), int(stack), int(thread_id)
+
+
 def stub_report(memory: "memoryview[int]") -> str | None:
     """Return what a thread's sysmsg structure says about its failure, in words; None when it says nothing (S-140)."""
     err, additional, line = struct.unpack_from("<iii", memory, SYSMSG_ERR)

@@ -148,7 +148,7 @@ class SystrapContext(Context):
             return self._fault(slot)
         if state == ContextState.UNEXPECTED_DEATH:
             return death("the stub process died", errno.ECHILD)
-        return death(f"corrupted shared memory: context state {state:#x}")
+        return self._condemn(f"context state {state:#x}")
 
     @staticmethod
     def _vsyscall(slot: ContextSlot) -> Event | None:
@@ -169,7 +169,7 @@ class SystrapContext(Context):
         if info.signo == abi.SIGCHLD:
             return INTERRUPTED_EVENT
         if info.signo not in abi.SIGNALS:
-            return death(f"corrupted shared memory: signal {info.signo}")
+            return self._condemn(f"signal {info.signo}")
         if info.signo == abi.SIGSEGV:
             access = abi.access_of_fault(info.err)
             return (
@@ -204,10 +204,16 @@ class SystrapContext(Context):
 
     def _corrupt(self, thread_id: int) -> Event:
         """Explain a context that came back with a thread still on it: the thread reported an error, or memory was scribbled."""
-        said = self.space.report(thread_id) if self.space is not None else None
+        said = self.space.stub.report(thread_id) if self.space is not None else None
         if said is not None:
             return death(f"stub thread {thread_id} gave up: {said}")
-        return death(f"corrupted shared memory: the context names thread {thread_id:#x} after it came back")
+        return self._condemn(f"the context names thread {thread_id:#x} after it came back")
+
+    def _condemn(self, what: str) -> Event:
+        """End the guest, whose stub's memory says something impossible, and let nobody have that stub after it."""
+        if self.space is not None:
+            self.space.condemn()
+        return death(f"corrupted shared memory: {what}")
 
     def pull_full_state(self) -> None:
         """Copy the FP state out of the slot if it may be newer (P-062)."""

@@ -102,10 +102,11 @@ class Dispatcher:
         except ContextError as error:
             return Event(EventKind.DEATH, error=error)
         u32, u64 = self._u32, self._u64
-        u64[block.QUEUE >> 3] = space.queue_address
+        stub = space.stub
+        u64[block.QUEUE >> 3] = stub.queue_address
         u64[block.CONTEXT >> 3] = slot.address
         u32[block.CONTEXT_ID >> 2] = slot.stub_id
-        u32[block.THREADS >> 2] = len(space.threads)
+        u32[block.THREADS >> 2] = len(stub.threads)
         u32[block.NOTIFY >> 2] = notify
         outstanding = space.outstanding
         outstanding[slot.stub_id] = context
@@ -128,12 +129,12 @@ class Dispatcher:
     def _react(self, space: Subprocess, result: int) -> Event | None:
         """Do what submit() asks for: another stub thread. Returns a death where there is no going on."""
         if result < 0:
-            space.kill()
+            space.condemn()
             return death("corrupted shared memory: the context queue says it is full")
-        if not space.create_thread() and not space.threads:
+        if not space.stub.create_thread() and not space.stub.threads:
             return death("the host does not let its stub have a thread", errno.EAGAIN)
         if space.index >= 0:
-            self._set_threads(space, len(space.threads))
+            self._set_threads(space, len(space.stub.threads))
         return None
 
     def _count(self, change: int) -> None:
@@ -187,8 +188,8 @@ class Dispatcher:
     def _add_thread(self, space: Subprocess) -> None:
         """Give a space another stub thread. Where the host refuses, it is not asked again."""
         with self._lock:
-            created = space.create_thread()
-            self._set_threads(space, len(space.threads) if created else self._max_threads)
+            created = space.stub.create_thread()
+            self._set_threads(space, len(space.stub.threads) if created else self._max_threads)
 
     def _end_period(self) -> None:
         """Let the controller decide who may spin, from what was measured (20-platform §7)."""
@@ -200,8 +201,8 @@ class Dispatcher:
             buckets[:] = _NO_LATENCIES
         stub_spun = False
         for space in self._spaces:
-            if space.queue[abi.QUEUE_USED_FAST_PATH >> 2]:
-                space.queue[abi.QUEUE_USED_FAST_PATH >> 2] = 0
+            if space.stub.queue[abi.QUEUE_USED_FAST_PATH >> 2]:
+                space.stub.queue[abi.QUEUE_USED_FAST_PATH >> 2] = 0
                 stub_spun = True
         sentry_spun = u32[block.USED_SPIN >> 2] != 0
         u32[block.USED_SPIN >> 2] = 0
@@ -249,7 +250,7 @@ class Dispatcher:
         event = context.collect() if context is not None else None
         if context is None or event is None or context.slot is None:
             self._count(1)
-            space.kill()
+            space.condemn()
             return None
         with self._lock:
             self._finish(context, space, context.slot)
@@ -281,11 +282,11 @@ class Dispatcher:
     def _write_entry(self, space: Subprocess) -> None:
         """Tell the sentry image of a space that is in the table."""
         entry = block.SPACES + block.SPACE_SIZE * space.index
-        self._u64[entry >> 3] = space.ring_address
-        self._u64[(entry + 8) >> 3] = space.queue_address
-        self._u64[(entry + 16) >> 3] = space.contexts_address
-        self._u32[(entry + 24) >> 2] = space.head
-        self._set_threads(space, len(space.threads))
+        self._u64[entry >> 3] = space.stub.ring_address
+        self._u64[(entry + 8) >> 3] = space.stub.queue_address
+        self._u64[(entry + 16) >> 3] = space.stub.contexts_address
+        self._u32[(entry + 24) >> 2] = space.stub.head
+        self._set_threads(space, len(space.stub.threads))
 
     def _set_threads(self, space: Subprocess, threads: int) -> None:
         """Tell the sentry image how many stub threads a space has, or may be believed to have."""
@@ -303,7 +304,7 @@ class Dispatcher:
             return
         last = self._spaces.pop()
         for moved in {space, last}:
-            moved.head = self._head(moved)
+            moved.stub.head = self._head(moved)
         if last is not space:
             last.index = space.index
             self._spaces[last.index] = last
@@ -314,11 +315,12 @@ class Dispatcher:
     @staticmethod
     def _take_entry(space: Subprocess) -> int | None:
         """Take the next entry of a space's ready ring: in Python what next_ready does in machine code (take_entry)."""
-        offset = abi.RING_SLOTS + 8 * (space.head % abi.QUEUE_ENTRIES)
-        (entry,) = _ENTRY.unpack_from(space.ring, offset)
-        if entry >> 32 != (space.head + 1) & 0xFFFFFFFF:
+        stub = space.stub
+        offset = abi.RING_SLOTS + 8 * (stub.head % abi.QUEUE_ENTRIES)
+        (entry,) = _ENTRY.unpack_from(stub.ring, offset)
+        if entry >> 32 != (stub.head + 1) & 0xFFFFFFFF:
             return None
-        space.head = (space.head + 1) & 0xFFFFFFFF
+        stub.head = (stub.head + 1) & 0xFFFFFFFF
         return int(entry & 0xFFFFFFFF)
 
     # Deaths, interrupts, time slices.
@@ -330,7 +332,7 @@ class Dispatcher:
 
     def _bury(self, space: Subprocess) -> None:
         """Give the contexts of a dead space back: with what they brought back before it died, else with their death."""
-        reason = f"the stub process {space.death}" if space.death is not None else "the stub process died"
+        reason = f"the stub process {space.stub.death}" if space.stub.death is not None else "the stub process died"
         self.forget(space)
         with self._lock:
             for context in list(space.outstanding.values()):
@@ -352,7 +354,7 @@ class Dispatcher:
         if slot is None or space is None or space.dead:
             return
         self._code.exchange32(slot.address + abi.INTERRUPT, 1)
-        tid = space.threads.get(slot.thread_id())
+        tid = space.stub.threads.get(slot.thread_id())
         if tid is not None and not process.tgkill(tid, tid, abi.SIGCHLD):
             self._code.compare_exchange32(slot.address + abi.STATE, ContextState.NONE, ContextState.UNEXPECTED_DEATH)
             space.kill()
@@ -389,20 +391,21 @@ class Dispatcher:
         """Run one context and wait for it (platform.Context.switch)."""
         if not isinstance(space, Subprocess):
             raise ProgrammingError("the address space belongs to another platform")
+        context.waiter = True
+        event = self._switch_once(context, space)
+        while context.goes_on(event):
+            event = self._switch_once(context, space)
+        context.waiter = False
+        self._report(context, event)
+        return event
+
+    def _switch_once(self, context: SystrapContext, space: Subprocess) -> Event:
+        """Run a context until it comes back, whatever for; not at all if it was interrupted before."""
         if context.interrupted:
-            context.interrupted = False
-            self._report(context, INTERRUPTED_EVENT)
             return INTERRUPTED_EVENT
-        while True:
-            context.waiter = True
-            with self._lock:
-                event = self._start(context, space, abi.NOTIFY_FUTEX)
-            if event is None:
-                event = self._await(context, space)
-            if not context.goes_on(event):
-                context.waiter = False
-                self._report(context, event)
-                return event
+        with self._lock:
+            event = self._start(context, space, abi.NOTIFY_FUTEX)
+        return self._await(context, space) if event is None else event
 
     def _await(self, context: SystrapContext, space: Subprocess) -> Event:
         """Sleep on the context's state word until it comes back or its stub is dead."""
@@ -416,7 +419,7 @@ class Dispatcher:
             dead = space.dead
             event = context.collect()
             if event is None and dead:
-                event = death(f"the stub process {space.death}")
+                event = death(f"the stub process {space.stub.death}")
             if event is not None:
                 with self._lock:
                     self._finish(context, space, slot)

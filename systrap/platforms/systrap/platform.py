@@ -39,9 +39,11 @@ from systrap.platforms.systrap import blob, fpu, stub
 from systrap.platforms.systrap.broker import Broker
 from systrap.platforms.systrap.context import SystrapContext
 from systrap.platforms.systrap.dispatcher import Dispatcher
+from systrap.platforms.systrap.environment import Environment, Modes
 from systrap.platforms.systrap.machine_code import SentryCode, read_cpuid
+from systrap.platforms.systrap.pool import Pool
 from systrap.platforms.systrap.source import Source
-from systrap.platforms.systrap.subprocess import Environment, Modes, Subprocess
+from systrap.platforms.systrap.subprocess import Subprocess
 
 _AT_HWCAP2: Final = 26
 _SECCOMP_SET_MODE_FILTER: Final = 1
@@ -121,17 +123,16 @@ class SystrapPlatform(Platform):
             shared.patching = shared.patching and not options.disable_syscall_patching
         if shared.blob != (options.stub_blob, options.stub_manifest):
             raise PlatformError("this process has its stub image already; another one needs another process")
-        self._environment = shared.environment
-        self._modes = Modes(_user_dispatch(options.syscall_trap), shared.patching)
+        modes = Modes(_user_dispatch(options.syscall_trap), shared.patching)
         self._fp_len = shared.arch_state.fp_len
         self._concurrency = shared.max_threads
         self._code = SentryCode(blob.load("sentry"))
         # One CPU is always left to whom the spinning waits for.
         spin_limit = 0 if options.disable_fast_path else usable_cpus() - 1
         self._dispatcher = Dispatcher(self._code, shared.max_threads, spin_limit)
+        self._pool = Pool(shared.environment, modes, self._dispatcher)
         self._closed = False
         self._spaces: weakref.WeakSet[Subprocess] = weakref.WeakSet()
-        self._created = 0
         self._barrier = syscall(NR["membarrier"], 0, 0) & _MEMBARRIER_GLOBAL == _MEMBARRIER_GLOBAL
 
     def min_user_address(self) -> int:
@@ -158,13 +159,12 @@ class SystrapPlatform(Platform):
             raise PlatformError("membarrier(GLOBAL) failed")
 
     def new_address_space(self) -> AddressSpace:
-        """See platform.Platform. One process, cloned from the source (20-platform §2.4)."""
+        """See platform.Platform. One process: an idle one of the pool, or a clone of the source (20-platform §2.4)."""
         try:
-            space = Subprocess(self._environment, self._dispatcher, self._modes)
+            space = self._pool.new_space()
         except OSError as error:
             raise PlatformError(f"no new address space: {error}") from error
         self._spaces.add(space)
-        self._created += 1
         return space
 
     def new_context(self) -> Context:
@@ -190,8 +190,11 @@ class SystrapPlatform(Platform):
         spaces = [space for space in self._spaces if not space.dead]
         return {
             "spaces": len(spaces),
-            "spaces_created": self._created,
-            "threads": sum(len(space.threads) for space in spaces),
+            "stubs_created": self._pool.created,
+            "stubs_reused": self._pool.reused,
+            "stubs_poisoned": self._pool.poisoned,
+            "stubs_idle": self._pool.idle,
+            "threads": sum(len(space.stub.threads) for space in spaces),
             "contexts": sum(len(space.contexts) for space in spaces),
             **{f"events_{kind.name.lower()}": self._dispatcher.events[kind] for kind in EventKind},
             **self._dispatcher.controller.statistics(),
@@ -205,7 +208,8 @@ class SystrapPlatform(Platform):
         for space in list(self._spaces):
             space.abandon()
         for space in list(self._spaces):
-            space.wait_until_gone()
+            space.stub.wait_until_gone()
+        self._pool.close()
         self._code.unmap()
 
 
