@@ -211,9 +211,10 @@ class SystrapContext(Context):
 
     def _condemn(self, what: str) -> Event:
         """End the guest, whose stub's memory says something impossible, and let nobody have that stub after it."""
+        reason = f"corrupted shared memory: {what}"
         if self.space is not None:
-            self.space.condemn()
-        return death(f"corrupted shared memory: {what}")
+            self.space.condemn(reason)
+        return death(reason)
 
     def pull_full_state(self) -> None:
         """Copy the FP state out of the slot if it may be newer (P-062)."""

@@ -26,6 +26,12 @@ from systrap.platforms.systrap.subprocess import Subprocess
 TIME_SLICE: Final = 0.010
 """A context that kept a stub thread this long, while others wait for one, gives it up (20-platform §6.6)."""
 
+ANSWER_LIMIT: Final = 10.0
+"""A stub thread that an interrupt does not bring back within so many seconds is stopped, frozen, or led astray by its guest in a
+way that it cannot be interrupted any more: the guest ends (S-144)."""
+QUEUED_ANSWER_LIMIT: Final = 60.0
+"""The same for a context that no thread seems to have taken yet: thousands may be waiting in front of it."""
+
 _POLL_INTERVAL: Final = 0.0005
 _LIVENESS_INTERVAL: Final = 0.05
 _WOKEN: Final = 0
@@ -54,9 +60,11 @@ class Dispatcher:
         self._spaces: list[Subprocess] = []
         self._overflow: list[Subprocess] = []
         self._crowded: dict[Subprocess, set[int]] = {}
+        self._unanswered: dict[SystrapContext, float] = {}
         self._ready: deque[SystrapContext] = deque()
         self._deaths: deque[Subprocess] = deque()
         self._woken = False
+        self._server = 0
         self.events = [0, 0, 0, 0, 0]
         self._u32[block.MAX_THREADS >> 2] = max_threads
         self._u32[block.STUB_SPIN_OFF >> 2] = 1
@@ -96,7 +104,7 @@ class Dispatcher:
     def _start(self, context: SystrapContext, space: Subprocess, notify: int) -> Event | None:
         """Queue a context to its stub. Returns the event if it cannot run at all. Lock held."""
         if space.dead:
-            return death("the stub process died")
+            return death(space.why_dead())
         try:
             slot = context.enter(space)
         except ContextError as error:
@@ -129,8 +137,8 @@ class Dispatcher:
     def _react(self, space: Subprocess, result: int) -> Event | None:
         """Do what submit() asks for: another stub thread. Returns a death where there is no going on."""
         if result < 0:
-            space.condemn()
-            return death("corrupted shared memory: the context queue says it is full")
+            space.condemn("corrupted shared memory: its context queue says it is full")
+            return death(space.why_dead())
         if not space.stub.create_thread() and not space.stub.threads:
             return death("the host does not let its stub have a thread", errno.EAGAIN)
         if space.index >= 0:
@@ -147,6 +155,8 @@ class Dispatcher:
         slot.clear_interrupt()
         outstanding = space.outstanding
         outstanding.pop(slot.stub_id, None)
+        if self._unanswered:
+            self._unanswered.pop(context, None)
         if self._crowded and len(outstanding) <= self._max_threads:
             self._crowded.pop(space, None)
 
@@ -154,6 +164,7 @@ class Dispatcher:
 
     def next_ready(self, deadline: float | None) -> SystrapContext | None:
         """Return the next context with an event (platform.Platform.next_ready)."""
+        self._server = self._server or threading.get_ident()
         while True:
             if self._ready:
                 return self._ready.popleft()
@@ -213,8 +224,9 @@ class Dispatcher:
 
     def _wait_until(self, deadline: float | None) -> float | None:
         """Set the wait's deadline: the caller's, or an earlier one for what cannot ring."""
-        if self._crowded or self._overflow:
-            soon = time.monotonic() + (_POLL_INTERVAL if self._overflow else TIME_SLICE)
+        if self._crowded or self._overflow or self._unanswered:
+            interval = _POLL_INTERVAL if self._overflow else TIME_SLICE if self._crowded else _LIVENESS_INTERVAL
+            soon = time.monotonic() + interval
             deadline = soon if deadline is None else min(deadline, soon)
         if deadline is None:
             self._i64[block.DEADLINE_SEC >> 3] = -1
@@ -234,8 +246,11 @@ class Dispatcher:
                 context = self._take(space, context_id)
                 if context is not None:
                     self._ready.append(context)
-        if result == -errno.ETIMEDOUT and self._crowded:
-            self._end_time_slices()
+        if result == -errno.ETIMEDOUT:
+            if self._crowded:
+                self._end_time_slices()
+            if self._unanswered:
+                self._end_the_deaf()
         if self._ready or self._deaths or self._woken:
             return True
         return result == _WOKEN or (result == -errno.ETIMEDOUT and until != deadline)
@@ -250,7 +265,9 @@ class Dispatcher:
         event = context.collect() if context is not None else None
         if context is None or event is None or context.slot is None:
             self._count(1)
-            space.condemn()
+            space.condemn(
+                f"corrupted shared memory: its ready ring named context {context_id:#x}, which has not come back"
+            )
             return None
         with self._lock:
             self._finish(context, space, context.slot)
@@ -332,7 +349,7 @@ class Dispatcher:
 
     def _bury(self, space: Subprocess) -> None:
         """Give the contexts of a dead space back: with what they brought back before it died, else with their death."""
-        reason = f"the stub process {space.stub.death}" if space.stub.death is not None else "the stub process died"
+        reason = space.why_dead()
         self.forget(space)
         with self._lock:
             for context in list(space.outstanding.values()):
@@ -354,6 +371,10 @@ class Dispatcher:
         if slot is None or space is None or space.dead:
             return
         self._code.exchange32(slot.address + abi.INTERRUPT, 1)
+        self._unanswered.setdefault(context, time.monotonic())
+        if not context.waiter and threading.get_ident() != self._server:
+            # It sleeps, perhaps without a deadline: now it needs one.
+            self._ring()
         tid = space.stub.threads.get(slot.thread_id())
         if tid is not None and not process.tgkill(tid, tid, abi.SIGCHLD):
             self._code.compare_exchange32(slot.address + abi.STATE, ContextState.NONE, ContextState.UNEXPECTED_DEATH)
@@ -371,6 +392,17 @@ class Dispatcher:
                 context.preempted = True
                 self.interrupt(context)
             self._crowded[space] = running - seen
+
+    def _end_the_deaf(self) -> None:
+        """Kill the stubs whose threads took no notice of an interrupt for long: their contexts come back with that death."""
+        now = time.monotonic()
+        for context, since in list(self._unanswered.items()):
+            slot, space = context.slot, context.space
+            if not context.running or slot is None or space is None:
+                # It came back just before the request was noted.
+                self._unanswered.pop(context, None)
+            elif now - since > (ANSWER_LIMIT if slot.acked() else QUEUED_ANSWER_LIMIT):
+                space.condemn(f"a stub thread did not answer an interrupt for {now - since:.0f} s")
 
     def wake(self) -> None:
         """Make next_ready() return (platform.Platform.wake). Any thread.
@@ -419,11 +451,13 @@ class Dispatcher:
             dead = space.dead
             event = context.collect()
             if event is None and dead:
-                event = death(f"the stub process {space.stub.death}")
+                event = death(space.why_dead())
             if event is not None:
                 with self._lock:
                     self._finish(context, space, slot)
                 return event
+            if self._unanswered:
+                self._end_the_deaf()
             if timeout == TIME_SLICE and len(space.outstanding) > self._max_threads and slot.acked():
                 context.preempted = True
                 self.interrupt(context)

@@ -63,7 +63,7 @@ class Subprocess(AddressSpace):
         self.contexts: dict[int, SystrapContext] = {}
         self.outstanding: dict[int, SystrapContext] = {}
         self.index = -1
-        self.corrupt = False
+        self.corrupt = ""
         self.abandoned = False
         self.count_awake(0)
         stub.owner = self
@@ -79,10 +79,16 @@ class Subprocess(AddressSpace):
         """Kill the stub process. Any thread."""
         self.stub.kill()
 
-    def condemn(self) -> None:
-        """Kill the stub process, whose shared memory makes no sense: it serves nobody any more."""
-        self.corrupt = True
+    def condemn(self, reason: str) -> None:
+        """Kill the stub process, which makes no sense any more, and say why: it serves nobody after this. Any thread."""
+        self.corrupt = self.corrupt or reason
         self.stub.kill()
+
+    def why_dead(self) -> str:
+        """Say why nothing runs here any more, as well as it is known."""
+        if self.corrupt:
+            return self.corrupt
+        return f"the stub process {self.stub.death}" if self.stub.death is not None else "the stub process died"
 
     # Address space changes.
 
