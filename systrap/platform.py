@@ -186,6 +186,10 @@ class AddressSpace(ABC):
         """End what pre_fork began (PostFork)."""
 
     @abstractmethod
+    def statistics(self) -> "dict[str, int]":
+        """Return counters of this space, as they are now."""
+
+    @abstractmethod
     def release(self) -> None:
         """Give the space back (Release). Once; afterwards no other method may be called and no context may enter it."""
 
@@ -234,6 +238,10 @@ class Context(ABC):
 
     def prepare_sleep(self) -> None:  # noqa: B027 - a hint
         """Hint: this context's task is about to block, so it will not come back at once (PrepareSleep; P-086)."""
+
+    @abstractmethod
+    def statistics(self) -> "dict[str, int]":
+        """Return counters of this context since it was made: its ``events``, the ``interrupts`` it was sent."""
 
     @abstractmethod
     def release(self) -> None:

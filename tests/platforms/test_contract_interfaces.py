@@ -11,8 +11,9 @@ from systrap import platform
 from systrap.host import limits
 from systrap.host.sys import NR, syscall
 from systrap.platform import Options, Platform, ProgrammingError, UnknownPlatformError
+from tests.platforms import guest
 from tests.platforms.conftest import constructor
-from tests.platforms.kernel import children, eventually
+from tests.platforms.kernel import Kernel, children, eventually
 
 Make = Callable[[], Platform]
 
@@ -142,10 +143,23 @@ def test_statistics(make: Make) -> None:
     found = one.statistics()
     assert found["spaces"] == 1
     assert found["contexts"] in (0, 1)
+    assert all(type(value) is int for value in (*space.statistics().values(), *context.statistics().values()))
     context.release()
     space.release()
     assert found["spaces"] == 1
     assert all(type(value) is int for value in one.statistics().values())
+
+
+def test_statistics_of_a_context(kernel: Kernel) -> None:
+    """What came back, and what was asked for, is counted where it belongs."""
+    space, context = kernel.space(guest.CALLS), kernel.context()
+    for _ in range(3):
+        kernel.run(context, space)
+    context.interrupt()
+    kernel.run(context, space)
+    assert context.statistics()["events"] == 4
+    assert context.statistics()["interrupts"] == 1
+    assert kernel.context().statistics()["events"] == 0
 
 
 def test_options_are_data() -> None:

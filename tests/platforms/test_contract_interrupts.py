@@ -41,9 +41,11 @@ def test_interrupt_of_a_busy_loop(kernel: Kernel) -> None:
         timer.start()
         assert kernel.run(context, space).kind == EventKind.INTERRUPTED
         timer.join()
-        assert reg(context, "rax") > count
+        # Where the machine is busy, the guest may not have come to run at all this time.
+        assert reg(context, "rax") >= count
         assert reg(context, "rbx") == 42
         count = reg(context, "rax")
+    assert count > 0
 
 
 def test_interrupt_of_a_tight_jump(kernel: Kernel) -> None:

@@ -44,6 +44,9 @@ class FakeSpace(AddressSpace):
                     offset = request.start + page - request.addr
                     self.pages[page] = (request.file, offset, request.access)
 
+    def statistics(self) -> "dict[str, int]":
+        return {"applied": self.applied}
+
     def release(self) -> None:
         assert not self.released
         self.released = True

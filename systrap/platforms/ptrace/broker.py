@@ -98,7 +98,7 @@ class Broker(Tracer):
 
     def deliver(self, context: "PtraceContext") -> None:
         """Wake the thread that waits in switch()."""
-        self.counts[context.event.kind] += 1
+        self.count(context)
         waiter = context.waiter
         if waiter is not None:
             context.waiter = None
@@ -205,7 +205,7 @@ class Server(Tracer):
             if tid > 0:
                 context = self.collect(tid, self._waiter.status)
                 if context is not None:
-                    self.counts[context.event.kind] += 1
+                    self.count(context)
                     self.sweep()
                     return context
             elif tid == -_EINTR or (tid == 0 and options & ptrace.WNOHANG and not self._inbox and not self._woken):

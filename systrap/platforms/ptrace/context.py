@@ -24,11 +24,13 @@ class PtraceContext(Context):
     __slots__ = (
         "_platform",
         "base_set",
+        "events",
         "fault",
         "fault_access",
         "fp_set",
         "full_set",
         "interrupted",
+        "interrupts",
         "load",
         "running",
         "stale",
@@ -49,6 +51,7 @@ class PtraceContext(Context):
         self.owner = None
         self.tracee: Tracee | None = None
         self.running: Tracee | None = None
+        self.events = self.interrupts = 0
         self.interrupted = False
         self.load = True
         self.stale = False
@@ -82,6 +85,7 @@ class PtraceContext(Context):
     def interrupt(self) -> None:
         """End the current or next run (Interrupt; P-070…P-072). The flag is set before ``running`` is read: see Tracer."""
         self.interrupted = True
+        self.interrupts += 1
         tracee = self.running
         if tracee is not None:
             tgkill(tracee.stub.pid, tracee.tid, INTERRUPT_SIGNAL)
@@ -90,6 +94,10 @@ class PtraceContext(Context):
         """Interrupt the run that just began if somebody asked for it while it began."""
         if self.interrupted:
             self.interrupt()
+
+    def statistics(self) -> "dict[str, int]":
+        """See platform.Context."""
+        return {"events": self.events, "interrupts": self.interrupts}
 
     def release(self) -> None:
         """Leave the stub thread to other contexts (Release)."""

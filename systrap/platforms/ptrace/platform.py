@@ -229,7 +229,7 @@ class PtracePlatform(Platform):
     def statistics(self) -> "dict[str, int]":
         """See Platform. Counts are since creation, ``spaces`` and ``contexts`` are what exists."""
         tracers = [self.broker] if self.server is None else [self.broker, self.server]
-        counts = {kind.name.lower(): sum(tracer.counts[kind] for tracer in tracers) for kind in EventKind}
+        counts = {f"events_{kind.name.lower()}": sum(tracer.counts[kind] for tracer in tracers) for kind in EventKind}
         threads = sum(len(tracer.tracees) for tracer in tracers)
         return {"spaces": len(self._spaces), "contexts": len(self._contexts), "threads": threads, **counts}
 

@@ -111,6 +111,11 @@ class PtraceSpace(AddressSpace):
             if call.failed is not None:
                 raise MapError(f"{call.failed}: stub process {self.stub.pid} is dead: {why}", _ESRCH)
 
+    def statistics(self) -> "dict[str, int]":
+        """See platform.AddressSpace."""
+        stub = self.stub
+        return {"threads_idle": sum(len(idle) for idle in list(stub.idle.values())), "unmaps": stub.unmaps}
+
     def release(self) -> None:
         """Kill the stub. What other threads trace of it is reaped there."""
         self._platform.release_space(self)

@@ -254,8 +254,13 @@ class Tracer(Injector):
 
     def deliver(self, context: "PtraceContext") -> None:
         """Hand a context with an event over."""
-        self.counts[context.event.kind] += 1
+        self.count(context)
         self.ready.append(context)
+
+    def count(self, context: "PtraceContext") -> None:
+        """Count the event that a context has."""
+        self.counts[context.event.kind] += 1
+        context.events += 1
 
     # Waiting.
 

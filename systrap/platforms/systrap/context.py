@@ -46,17 +46,9 @@ class SystrapContext(Context):
     """See platform.Context. ``slot`` is None until the context first enters a space."""
 
     __slots__ = (
-        "_asleep",
-        "_dispatcher",
-        "_pull",
-        "_restore",
-        "interrupted",
-        "preempted",
-        "running",
-        "slot",
-        "space",
-        "waiter",
-    )
+        "_asleep", "_dispatcher", "_pull", "_restore", "events", "interrupted", "interrupts", "moves", "preempted", "running",
+        "slot", "space", "waiter",
+    )  # fmt: skip
 
     def __init__(self, dispatcher: "Dispatcher", fp_len: int) -> None:
         """Take what runs contexts, and the size of the FP state."""
@@ -70,6 +62,7 @@ class SystrapContext(Context):
         self._restore = True
         self._pull = False
         self._asleep = True
+        self.events = self.interrupts = self.moves = 0
         self.running = False
         self.interrupted = False
         self.preempted = False
@@ -102,6 +95,7 @@ class SystrapContext(Context):
         if self.slot is not None:
             self.pull_full_state()
         slot = space.bind(self)
+        self.moves += 1
         slot.regs[:] = self.regs
         self._leave()
         self.slot = slot
@@ -230,6 +224,7 @@ class SystrapContext(Context):
     def interrupt(self) -> None:
         """See platform.Context.interrupt. The flag comes first; it covers every moment in which no thread is found (§5.5)."""
         self.interrupted = True
+        self.interrupts += 1
         if self.running:
             self._dispatcher.interrupt(self)
 
@@ -251,6 +246,10 @@ class SystrapContext(Context):
         if not self._asleep and self.space is not None:
             self._asleep = True
             self.space.count_awake(-1)
+
+    def statistics(self) -> dict[str, int]:
+        """See platform.Context."""
+        return {"events": self.events, "interrupts": self.interrupts, "spaces": self.moves}
 
     def release(self) -> None:
         """Give the slot back (Release)."""

@@ -66,6 +66,8 @@ class Dispatcher:
         self._woken = False
         self._server = 0
         self.events = [0, 0, 0, 0, 0]
+        self.preempted = 0
+        self.interrupts = 0
         self._u32[block.MAX_THREADS >> 2] = max_threads
         self._u32[block.STUB_SPIN_OFF >> 2] = 1
         self._u32[block.SPIN_LIMIT >> 2] = spin_limit
@@ -99,6 +101,7 @@ class Dispatcher:
     def _report(self, context: SystrapContext, event: Event) -> None:
         """Note and count what the caller is told."""
         context.event = event
+        context.events += 1
         self.events[event.kind] += 1
 
     def _start(self, context: SystrapContext, space: Subprocess, notify: int) -> Event | None:
@@ -139,11 +142,22 @@ class Dispatcher:
         if result < 0:
             space.condemn("corrupted shared memory: its context queue says it is full")
             return death(space.why_dead())
-        if not space.stub.create_thread() and not space.stub.threads:
+        if not self._create_thread(space) and not space.stub.threads:
             return death("the host does not let its stub have a thread", errno.EAGAIN)
         if space.index >= 0:
             self._set_threads(space, len(space.stub.threads))
         return None
+
+    def _create_thread(self, space: Subprocess) -> bool:
+        """Give a space another stub thread.
+
+        It may take a context before it is in the books: who interrupted that context then found no thread to signal.
+        """
+        created = space.stub.create_thread()
+        for context in list(space.outstanding.values()):
+            if context.interrupted:
+                self.interrupt(context)
+        return created
 
     def _count(self, change: int) -> None:
         """Correct the sentry image's count of contexts that are out there, for what it does not see itself."""
@@ -199,7 +213,7 @@ class Dispatcher:
     def _add_thread(self, space: Subprocess) -> None:
         """Give a space another stub thread. Where the host refuses, it is not asked again."""
         with self._lock:
-            created = space.stub.create_thread()
+            created = self._create_thread(space)
             self._set_threads(space, len(space.stub.threads) if created else self._max_threads)
 
     def _end_period(self) -> None:
@@ -277,6 +291,16 @@ class Dispatcher:
             return None
         self._report(context, event)
         return context
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters; docs/metrics.md says what they mean, and what upstream calls them."""
+        return {
+            **{f"events_{kind.name.lower()}": self.events[kind] for kind in EventKind},
+            "stubs_kicked": self._u32[block.KICKS >> 2],
+            "interrupts_sent": self.interrupts,
+            "time_slices_ended": self.preempted,
+            **self.controller.statistics(),
+        }
 
     # Spaces that can ring.
 
@@ -370,6 +394,7 @@ class Dispatcher:
         slot, space = context.slot, context.space
         if slot is None or space is None or space.dead:
             return
+        self.interrupts += 1
         self._code.exchange32(slot.address + abi.INTERRUPT, 1)
         self._unanswered.setdefault(context, time.monotonic())
         if not context.waiter and threading.get_ident() != self._server:
@@ -383,13 +408,14 @@ class Dispatcher:
 
     def _end_time_slices(self) -> None:
         """Preempt the contexts that had a stub thread for a whole slice, in spaces where others wait for one."""
-        for space, seen in self._crowded.items():
+        for space, seen in list(self._crowded.items()):
             running = {
                 i for i, context in space.outstanding.items() if context.slot is not None and context.slot.acked()
             }
             for context_id in running & seen:
                 context = space.outstanding[context_id]
                 context.preempted = True
+                self.preempted += 1
                 self.interrupt(context)
             self._crowded[space] = running - seen
 
@@ -460,5 +486,6 @@ class Dispatcher:
                 self._end_the_deaf()
             if timeout == TIME_SLICE and len(space.outstanding) > self._max_threads and slot.acked():
                 context.preempted = True
+                self.preempted += 1
                 self.interrupt(context)
                 timeout = _LIVENESS_INTERVAL

@@ -27,7 +27,6 @@ from systrap.platform import (
     SECCOMP,
     AddressSpace,
     Context,
-    EventKind,
     Options,
     Platform,
     PlatformError,
@@ -186,7 +185,7 @@ class SystrapPlatform(Platform):
         self._dispatcher.wake()
 
     def statistics(self) -> dict[str, int]:
-        """Return how many spaces and contexts there are and were, and how many events came back."""
+        """Return how many spaces, stubs and contexts there are and were, and the dispatcher's counters."""
         spaces = [space for space in self._spaces if not space.dead]
         return {
             "spaces": len(spaces),
@@ -196,8 +195,7 @@ class SystrapPlatform(Platform):
             "stubs_idle": self._pool.idle,
             "threads": sum(len(space.stub.threads) for space in spaces),
             "contexts": sum(len(space.contexts) for space in spaces),
-            **{f"events_{kind.name.lower()}": self._dispatcher.events[kind] for kind in EventKind},
-            **self._dispatcher.controller.statistics(),
+            **self._dispatcher.statistics(),
         }
 
     def close(self) -> None:

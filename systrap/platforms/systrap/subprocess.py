@@ -178,6 +178,19 @@ class Subprocess(AddressSpace):
         self._awake += change
         self.stub.queue[abi.QUEUE_AWAKE_CONTEXTS >> 2] = self._awake & 0xFFFFFFFF
 
+    def statistics(self) -> dict[str, int]:
+        """See platform.AddressSpace."""
+        sites = self.sites
+        return {
+            "threads": len(self.stub.threads),
+            "contexts": len(self.contexts),
+            "contexts_running": len(self.outstanding),
+            "contexts_awake": self._awake,
+            "sites_patched": sites.patched if sites is not None else 0,
+            "sites_refused": sites.refused if sites is not None else 0,
+            "sites_fixed": sites.fixed if sites is not None else 0,
+        }
+
     def release(self) -> None:
         """Give the space up: nothing of the guest's is mapped from here on; the stub is free with its last bound context."""
         self._observer.forget(self)
