@@ -98,14 +98,16 @@ def guest(
     return execute(command(platform, argv, options), stdin, env, cwd, timeout)
 
 
-def same_as_native(platform: str, argv: Sequence[str], stdin: bytes = b"", *, prefix: Sequence[str] = ()) -> Outcome:
+def same_as_native(
+    platform: str, argv: Sequence[str], stdin: bytes = b"", *, prefix: Sequence[str] = (), options: Sequence[str] = ()
+) -> Outcome:
     """Run ``argv`` natively and as a guest, assert that both look the same, and return the guest's outcome.
 
-    ``prefix`` is a command that starts both ("taskset -c 0").
+    ``prefix`` is a command that starts both ("taskset -c 0"), ``options`` are those of ``systrap run``.
     """
     need_platform(platform)
     native = execute([*prefix, *argv], stdin)
-    ours = execute([*prefix, *command(platform, argv)], stdin)
+    ours = execute([*prefix, *command(platform, argv, options)], stdin)
     assert ours.status == native.status, f"native {native.status}, guest {ours.status}: {ours.err[-2000:]!r}"
     assert ours.out == native.out
     assert without_pids(without_reports(ours.err)) == without_pids(native.err)
