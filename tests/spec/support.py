@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from systrap.platform import AddressSpace, Context, Platform
+from systrap.platform import AddressSpace, Context, ContextError, Event, EventKind, Platform
 from systrap.platforms.systrap import abi
 from systrap.platforms.systrap.abi import ContextSlot
 from systrap.platforms.systrap.context import SystrapContext
@@ -95,3 +95,10 @@ def gone(pid: int) -> bool:
         return status(pid)["State"][0] in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def died_of(event: Event) -> tuple[int, str]:
+    """Return errno and text of a death."""
+    assert event.kind == EventKind.DEATH, event
+    assert isinstance(event.error, ContextError)
+    return event.error.errno, str(event.error)

@@ -6,14 +6,15 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from systrap.platform import ContextError, EventKind, MapError
+from systrap.platform import AddressSpace, ContextError, EventKind, MapError
 from systrap.platforms.systrap import abi
 from tests.platforms import guest
-from tests.platforms.kernel import DATA, PAGE, PATIENCE, Kernel, R, W, eventually, is_syscall
+from tests.platforms.kernel import DATA, PAGE, PATIENCE, Kernel, R, W, eventually, is_syscall, reg
 from tests.programs.support import command, environment, need_platform, need_program
 from tests.spec import support
 from tests.spec.support import stub, words
@@ -59,6 +60,12 @@ def test_switch_on_a_dying_stub(kernel: Kernel, victim: str) -> None:
     assert eventually(lambda: not Path(f"/proc/{stub(space).pid}").exists()), "P-103: it is reaped"
 
 
+def map_for_ever(kernel: Kernel, space: AddressSpace, offset: int) -> None:
+    """Map the same page again and again, until that fails."""
+    while True:
+        space.map_file(DATA, kernel.file, offset, PAGE, R | W)
+
+
 @pytest.mark.parametrize("notify", [True, False])
 def test_requests_to_a_stub_that_dies_meanwhile(server: Kernel, monkeypatch: pytest.MonkeyPatch, notify: bool) -> None:
     """S-131: kill -9 in a storm of maps: an error within bounded time, in both modes."""
@@ -73,8 +80,7 @@ def test_requests_to_a_stub_that_dies_meanwhile(server: Kernel, monkeypatch: pyt
         killer.start()
         begin = time.monotonic()
         with pytest.raises(MapError):
-            while True:
-                space.map_file(DATA, server.file, offset, PAGE, R | W)
+            map_for_ever(server, space, offset)
         assert time.monotonic() - begin < PATIENCE
         killer.join()
         space.unmap(DATA, PAGE)
@@ -106,7 +112,7 @@ def test_stopped_and_continued(server: Kernel) -> None:
         server.map(space, DATA, bytes([number]) * 8)
         context = server.context(rdi=DATA)
         assert is_syscall(server.run(context, space))
-        assert context.regs[7] == int.from_bytes(bytes([number]) * 8, "little")
+        assert reg(context, "r10") == int.from_bytes(bytes([number]) * 8, "little")
         context.release()
 
 
@@ -192,8 +198,12 @@ def test_killed_at_any_time_the_sentry_leaves_nobody() -> None:
         sentry.wait()
         sentry.stdout.close()
         assert pids, "there is the source at least"
-        assert eventually(lambda pids=pids: all(support.gone(pid) for pid in pids))
-        assert eventually(lambda pids=pids: not any(stubs_of(pid) for pid in pids))
+        assert eventually(partial(nobody_left, pids))
+
+
+def nobody_left(pids: list[int]) -> bool:
+    """Tell whether these processes, and all of the groups they led, are gone."""
+    return all(support.gone(pid) for pid in pids) and not any(stubs_of(pid) for pid in pids)
 
 
 def kids(task: Path) -> list[str]:
@@ -218,5 +228,3 @@ def test_a_guest_whose_stub_dies_ends_like_one_that_was_killed() -> None:
     assert killed == b"status 137\n"
     assert child.wait(PATIENCE) == 0
     child.stdout.close()
-
-

@@ -16,7 +16,7 @@ from tests.blobs.machine import Block
 from tests.blobs.play import load, wait_parked
 from tests.blobs.stub import new_world, running_stub
 from tests.platforms import guest
-from tests.platforms.kernel import CODE, DATA, PATIENCE, Kernel, eventually, is_syscall, reg, set_reg
+from tests.platforms.kernel import CODE, DATA, PATIENCE, Kernel, is_syscall, reg, set_reg
 from tests.spec import support
 from tests.spec.support import slot, stub, thread_id, words
 
@@ -305,12 +305,3 @@ def test_descriptors_of_the_sentry_are_out_of_reach(server: Kernel) -> None:
     os.write(write_end, b"x")
     os.close(read_end)
     os.close(write_end)
-
-
-def test_threads_are_made_when_there_is_work(server: Kernel) -> None:
-    """P-080: a space without a context has no worker; one context has one."""
-    space = server.space(guest.CALLS)
-    assert stub(space).threads == {}
-    for _ in range(20):
-        assert is_syscall(server.run(server.context(rax=39), space))
-    assert eventually(lambda: len(stub(space).threads) == 1)

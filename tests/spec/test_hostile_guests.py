@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import pytest
 
-from systrap.host import futex, process
-from systrap.platform import AddressSpace, Context, ContextError, Event, EventKind, MapError
+from systrap.host import process
+from systrap.platform import AddressSpace, Context, Event, EventKind, MapError
 from systrap.platforms.systrap import abi
 from systrap.platforms.systrap.abi import ContextState
 from systrap.platforms.systrap.context import SystrapContext
@@ -23,134 +23,10 @@ from tests.blobs.stub import new_world, running_stub
 from tests.platforms import guest
 from tests.platforms.kernel import DATA, PAGE, SWITCH, Kernel, W, eventually, is_syscall, signo
 from tests.spec import support
-from tests.spec.support import slot, stub, sysmsg, words
+from tests.spec.support import died_of, slot, stub, sysmsg, words
 
 SEED = int(os.environ.get("SYSTRAP_TEST_SEED", "0")) or random.randrange(1 << 32)
 EPERM, ECHILD = 1, 10
-
-
-def died_of(event: Event) -> tuple[int, str]:
-    """Return errno and text of a death."""
-    assert event.kind == EventKind.DEATH, event
-    assert isinstance(event.error, ContextError)
-    return event.error.errno, str(event.error)
-
-
-def forge(context: SystrapContext, state: int, thread_id: int = abi.INVALID_ID) -> None:
-    """Pretend that a running context came back, in the way its waiter looks for."""
-    space, one = context.space, context.slot
-    assert space is not None
-    assert one is not None
-    one._u32[abi.THREAD_ID >> 2] = thread_id
-    one._u32[abi.STATE >> 2] = state
-    (tail,) = struct.unpack_from("<I", space.ring, abi.RING_TAIL)
-    struct.pack_into("<Q", space.ring, abi.RING_SLOTS + 8 * (tail % abi.QUEUE_ENTRIES), tail + 1 << 32 | one.stub_id)
-    struct.pack_into("<I", space.ring, abi.RING_TAIL, tail + 1)
-    bell = space.ring_address + abi.RING_BELL
-    space.environment.code.add32(bell, 1)
-    futex.wake(bell)
-    futex.wake(one.address + abi.STATE)
-
-
-def run_and_forge(kernel: Kernel, state: int, thread_id: int = abi.INVALID_ID) -> Event:
-    """Let a context spin, forge its return, and return the event that comes of it. The stub is killed in the end."""
-    space, context = kernel.space(guest.SPIN), kernel.context()
-    assert isinstance(context, SystrapContext)
-
-    def later() -> None:
-        assert eventually(lambda: context.slot is not None and context.slot.thread_id() != abi.INVALID_ID)
-        forge(context, state, thread_id)
-
-    helper = threading.Thread(target=later)
-    helper.start()
-    event = kernel.run(context, space)
-    helper.join()
-    stub(space).kill()
-    return event
-
-
-@pytest.mark.parametrize("state", [ContextState.INVALID, 7, 1 << 31, 0xFFFFFFFF])
-def test_states_that_there_are_not(kernel: Kernel, state: int) -> None:
-    """S-143, P-105: the guest ends with EPERM, and is told which state it was."""
-    errno, text = died_of(run_and_forge(kernel, state))
-    assert errno == EPERM
-    assert f"{state:#x}" in text
-
-
-def test_a_state_of_none_is_no_return(server: Kernel) -> None:
-    """S-143: an entry in the ready ring of a context that runs on is forged, and ends its guest."""
-    event = run_and_forge(server, ContextState.NONE)
-    assert died_of(event)[0] > 0
-
-
-def test_the_state_that_only_the_sentry_writes(kernel: Kernel) -> None:
-    """P-105: UNEXPECTED_DEATH is told as ECHILD, whoever wrote it."""
-    assert died_of(run_and_forge(kernel, ContextState.UNEXPECTED_DEATH))[0] == ECHILD
-
-
-@pytest.mark.parametrize("thread_id", [0, 1, 2, 77, 0xFFFFFFFF])
-def test_a_return_with_a_thread_still_on_it(kernel: Kernel, thread_id: int) -> None:
-    """P-105, S-060: thread_id other than INVALID at hand-back is corruption, or a report."""
-    errno, text = died_of(run_and_forge(kernel, ContextState.SYSCALL, thread_id))
-    assert errno == EPERM
-    assert f"{thread_id:#x}" in text
-
-
-@pytest.mark.parametrize("error", list(abi.StubError), ids=lambda e: e.name)
-def test_each_report_reaches_the_user(kernel: Kernel, error: abi.StubError) -> None:
-    """S-140, P-106: code, detail and line of a thread that gave up are in the guest's death; others go on."""
-    space, context = kernel.space(guest.SPIN), kernel.context()
-    assert isinstance(context, SystrapContext)
-    bystander = kernel.space(guest.CALLS)
-
-    def later() -> None:
-        assert eventually(lambda: context.slot is not None and context.slot.thread_id() == 1)
-        struct.pack_into("<Iii", sysmsg(space), abi.SYSMSG_ERR, error, -38, 1234)
-        forge(context, ContextState.FAULT, 1)
-
-    helper = threading.Thread(target=later)
-    helper.start()
-    errno, text = died_of(kernel.run(context, space))
-    helper.join()
-    stub(space).kill()
-    assert errno == EPERM
-    assert error.name in text
-    assert abi.STUB_ERROR_TEXT[error] in text
-    assert "line 1234" in text
-    assert is_syscall(kernel.run(kernel.context(), bystander))
-
-
-def test_a_full_queue_is_corruption(kernel: Kernel) -> None:
-    """P-105: there are fewer contexts than entries, so a queue that says that it is full was scribbled over."""
-    space, context = kernel.space(guest.CALLS), kernel.context()
-    assert is_syscall(kernel.run(context, space))
-    queue = stub(space).queue
-    queue[abi.QUEUE_START >> 2] = (queue[abi.QUEUE_END >> 2] - abi.QUEUE_ENTRIES + 1) & 0xFFFFFFFF
-    errno, text = died_of(kernel.run(context, space))
-    assert errno == EPERM
-    assert "queue" in text
-
-
-@pytest.mark.parametrize("signo", [-1, 0, 1, 9, 19, 31, 32, 64, 1 << 30])
-def test_signals_that_no_stub_handles(kernel: Kernel, signo: int) -> None:
-    """P-104, S-141: a fault with an impossible number ends the guest, and reaches nobody as a signal."""
-    space, context = kernel.space(guest.SPIN), kernel.context()
-    assert isinstance(context, SystrapContext)
-
-    def later() -> None:
-        assert eventually(lambda: context.slot is not None and context.slot.thread_id() != abi.INVALID_ID)
-        struct.pack_into("<i", slot(context)._bytes, abi.SIGINFO, signo)
-        forge(context, ContextState.FAULT)
-
-    helper = threading.Thread(target=later)
-    helper.start()
-    event = kernel.run(context, space)
-    helper.join()
-    stub(space).kill()
-    if signo == 31:
-        assert event.kind == EventKind.SIGNAL, "one that a stub has a handler for; it harms nobody"
-    else:
-        assert died_of(event)[0] == EPERM
 
 
 class Counting:
@@ -282,7 +158,9 @@ def test_scribbling_over_everything(kernel: Kernel) -> None:
         for _ in range(dice.randrange(1, 40)):
             start, length = dice.choice(regions)
             offset = start + dice.randrange(length // 4) * 4
-            value = dice.choice((0, 1, 2, 3, 5, 6, 7, 0xFF, abi.INVALID_ID, 0x7FFFFFFF, 0xFFFFFFFF, dice.getrandbits(32)))
+            value = dice.choice(
+                (0, 1, 2, 3, 5, 6, 7, 0xFF, abi.INVALID_ID, 0x7FFFFFFF, 0xFFFFFFFF, dice.getrandbits(32))
+            )
             stub(space)._view(offset, 4).cast("I")[0] = value
         event = bounded_run(kernel, context, space)
         kinds[event.kind] = kinds.get(event.kind, 0) + 1
@@ -303,9 +181,7 @@ def test_scribbling_over_everything(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize("notify", [True, False])
-def test_forged_results_of_the_syscall_thread(
-    server: Kernel, monkeypatch: pytest.MonkeyPatch, notify: bool
-) -> None:
+def test_forged_results_of_the_syscall_thread(server: Kernel, monkeypatch: pytest.MonkeyPatch, notify: bool) -> None:
     """S-146: the reply page says what a guest likes; other spaces and the sentry do not care."""
     environment = support.environment(server.platform)
     if notify and not environment.notify:
@@ -347,7 +223,12 @@ def test_a_forged_thread_is_not_signalled(server: Kernel, monkeypatch: pytest.Mo
     support.start(server, context, space)
     sent: list[tuple[int, int, int]] = []
     real = process.tgkill
-    monkeypatch.setattr(process, "tgkill", lambda *args: sent.append(args) or True)
+
+    def record(tgid: int, tid: int, number: int) -> bool:
+        sent.append((tgid, tid, number))
+        return True
+
+    monkeypatch.setattr(process, "tgkill", record)
     for forged in (0, 2, os.getpid(), os.getppid(), stub(space).pid, stub(space).threads[1], 0xFFFFFFFF):
         words(context)[abi.THREAD_ID >> 2] = forged
         context.interrupt()
@@ -384,7 +265,17 @@ def test_a_denied_call_in_the_handler_kills(server: Kernel, monkeypatch: pytest.
     assert is_syscall(server.run(server.context(), bystander))
 
 
-FD_CALLS = {"read": 0, "write": 1, "close": 3, "mmap": 9, "ioctl": 16, "dup": 32, "sendmsg": 46, "fcntl": 72, "openat": 257}
+FD_CALLS = {
+    "read": 0,
+    "write": 1,
+    "close": 3,
+    "mmap": 9,
+    "ioctl": 16,
+    "dup": 32,
+    "sendmsg": 46,
+    "fcntl": 72,
+    "openat": 257,
+}
 
 
 @pytest.mark.parametrize("dispatch", [True, False])

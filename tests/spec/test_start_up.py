@@ -18,6 +18,7 @@ from systrap.host.sys import NR
 from systrap.platform import MapError
 from systrap.platforms.systrap import filters
 from systrap.platforms.systrap import platform as systrap_platform
+from systrap.platforms.systrap.subprocess import Subprocess
 from tests.blobs.stub import Context, Stub, new_world, running_stub
 from tests.platforms import guest
 from tests.platforms.kernel import DATA, PAGE, Kernel, R, eventually, is_syscall, reg
@@ -28,7 +29,7 @@ _PTRACE_SYSCALL = 24
 _ALL_BUT_KILL_AND_STOP = (1 << 64) - 1 & ~(1 << 8 | 1 << 18)
 
 
-def used_stub(kernel: Kernel) -> support.Subprocess:
+def used_stub(kernel: Kernel) -> Subprocess:
     """Return a stub with one parked thread."""
     space = kernel.space(guest.CALLS)
     assert is_syscall(kernel.run(kernel.context(), space))
@@ -232,7 +233,9 @@ def test_without_a_source_there_is_no_platform() -> None:
     assert left.split()[0] == "0"
 
 
-@pytest.mark.xfail(reason="platform._Shared drops memory file, epoll and broker thread without closing them", strict=True)
+@pytest.mark.xfail(
+    reason="platform._Shared drops memory file, epoll and broker thread without closing them", strict=True
+)
 def test_a_failed_start_leaves_no_descriptor() -> None:
     """P-012: no memfd, and nothing else either."""
     *_, left = failed_starts()

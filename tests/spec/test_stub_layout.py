@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from systrap.host.sys import NR, syscall
 from systrap.platform import EventKind, MapError
 from systrap.platforms.systrap import abi, layout, source, syscall_thread
 from systrap.platforms.systrap.stub import _holes
+from systrap.platforms.systrap.subprocess import Subprocess
 from systrap.platforms.systrap.syscall_thread import Call
 from tests.platforms import guest
 from tests.platforms.conftest import create
@@ -24,7 +26,7 @@ from tests.spec.support import Mapping, maps, place
 _HAS_MSEAL = syscall(NR["mseal"], 0, 0, 0) == 0
 
 
-def running(kernel: Kernel) -> support.Subprocess:
+def running(kernel: Kernel) -> Subprocess:
     """Return a stub in which a guest made a call, so that it has a thread."""
     space = kernel.space(guest.CALLS)
     assert is_syscall(kernel.run(kernel.context(rax=39), space))
@@ -102,7 +104,7 @@ def test_read_only_part_is_sealed(kernel: Kernel) -> None:
     """S-005, P-113, P-031: neither the sentry nor the stub's own syscall thread can change it, and it goes on."""
     one, where = running(kernel), place(kernel.platform)
     smaps = Path(f"/proc/{one.pid}/smaps").read_text().split("VmFlags:")
-    for before, after in zip(smaps, smaps[1:], strict=False):
+    for before, after in pairwise(smaps):
         header = [line for line in before.splitlines() if "-" in line.split(" ")[0] and not line.endswith("kB")][-1]
         start, end = (int(part, 16) for part in header.split(" ")[0].split("-"))
         if where.stub_start <= start < where.ro_end:
@@ -196,7 +198,7 @@ def test_no_gap_brings_two_regions_together(server: Kernel) -> None:
             (one.ready_ring, one.ready_ring + layout.RING_SIZE),
             (one.contexts, one.contexts + layout.CONTEXT_SLOT * layout.CONTEXT_SLOTS),
         ]
-        assert all(end <= start for (_, end), (start, _) in zip(regions, regions[1:], strict=False)), hex(gap)
+        assert all(end <= start for (_, end), (start, _) in pairwise(regions)), hex(gap)
 
 
 def test_no_call_ever_covers_the_read_only_part(server: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,4 +313,3 @@ def test_one_source_for_all_platforms(server: Kernel) -> None:
         assert is_syscall(other.run(other.context(), other.space(guest.CALLS)))
     finally:
         other.close()
-
