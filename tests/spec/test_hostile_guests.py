@@ -55,7 +55,7 @@ def test_each_word_is_read_once(server: Kernel, state: int, code: int) -> None:
     assert isinstance(context, SystrapContext)
     one = slot(context)
     counting = Counting(one._u32)
-    one._u32 = counting  # type: ignore[assignment]
+    one._u32 = counting  # type: ignore[assignment] # indexing is all that the accessors do
     struct.pack_into("<i", one._bytes, abi.SIGINFO, code)
     counting.memory[abi.STATE >> 2] = state
     assert context.collect() is not None

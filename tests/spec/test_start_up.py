@@ -21,7 +21,8 @@ from systrap.platforms.systrap import platform as systrap_platform
 from systrap.platforms.systrap.subprocess import Subprocess
 from tests.blobs.stub import Context, Stub, new_world, running_stub
 from tests.platforms import guest
-from tests.platforms.kernel import DATA, PAGE, Kernel, R, eventually, is_syscall, reg
+from tests.platforms.kernel import CODE, DATA, PAGE, Kernel, R, X, eventually, is_syscall, reg
+from tests.platforms.test_contract_lifetime import usage
 from tests.spec import support
 
 _PTRACE_SYSCALL = 24
@@ -271,3 +272,23 @@ def test_a_host_without_listeners_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
     for answer, found in ((-14, True), (-22, False), (-38, False)):
         monkeypatch.setattr(systrap_platform, "syscall", lambda *_, answer=answer: answer)
         assert systrap_platform._has_listener() is found
+
+
+@pytest.mark.timeout(300)
+def test_a_thousand_spaces(server: Kernel) -> None:
+    """P-117: made, used and released, they leave no descriptor, no process and no mapping."""
+
+    def cycle() -> None:
+        space, context = server.platform.new_address_space(), server.platform.new_context()
+        space.map_file(CODE, server.file, code, PAGE, R | X)
+        server.run(context, space)
+        context.release()
+        space.release()
+
+    code = server.page(guest.CALLS)
+    for _ in range(20):
+        cycle()
+    before = usage()
+    for _ in range(1000):
+        cycle()
+    assert eventually(lambda: all(now <= b + 8 for now, b in zip(usage(), before, strict=True))), (before, usage())
