@@ -16,7 +16,7 @@ from tests.blobs.machine import Block
 from tests.blobs.play import load, wait_parked
 from tests.blobs.stub import new_world, running_stub
 from tests.platforms import guest
-from tests.platforms.kernel import CODE, DATA, PATIENCE, Kernel, is_syscall, reg, set_reg
+from tests.platforms.kernel import CODE, DATA, PATIENCE, Kernel, W, is_syscall, reg, set_reg
 from tests.spec import support
 from tests.spec.support import slot, stub, thread_id, words
 
@@ -305,3 +305,14 @@ def test_descriptors_of_the_sentry_are_out_of_reach(server: Kernel) -> None:
     os.write(write_end, b"x")
     os.close(read_end)
     os.close(write_end)
+
+
+def test_a_write_costs_one_fault(server: Kernel) -> None:
+    """S-036, P-043: a store to a page that is not there yet says so at once, and is done after one map."""
+    space, context = server.space(guest.STORE), server.context(rdi=DATA, rax=5)
+    event = server.run(context, space)
+    assert (event.kind, event.access) == (EventKind.SIGNAL, W)
+    written = server.map(space, DATA)
+    assert is_syscall(server.run(context, space))
+    assert server.word(written) == 5
+    assert server.platform.statistics()["events_signal"] == 1

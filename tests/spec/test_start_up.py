@@ -13,8 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from systrap.host import ptrace
+from systrap.host.bpf import RET_TRAP, evaluate
 from systrap.host.mem import address_of
-from systrap.host.sys import NR
+from systrap.host.sys import AUDIT_ARCH, NR
 from systrap.platform import MapError
 from systrap.platforms.systrap import filters
 from systrap.platforms.systrap import platform as systrap_platform
@@ -46,6 +47,24 @@ def test_filters_of_each_kind_of_thread(kernel: Kernel) -> None:
         found = support.status(pid)
         assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
         assert found.get("Seccomp_filters", str(count)) == str(count)
+
+
+BASE_CALLS = (
+    "arch_prctl", "clone", "exit", "exit_group", "futex", "getpid", "getppid", "mmap", "munmap", "prctl", "rt_sigprocmask",
+    "rt_sigreturn", "sched_yield", "seccomp", "sigaltstack",
+)  # fmt: skip
+
+
+def test_the_base_filter_allows_nothing_else(server: Kernel) -> None:
+    """S-100, S-104, S-120: with any of the arguments that some call may have, F0 lets these numbers through, and no other."""
+    where = support.place(server.platform)
+    program = filters.base_filter(where)
+    dispatch = (where.stub_start, where.ro_end - where.stub_start)
+    tried = [(value, second, *rest) for value in range(3) for second in (0, 1, 8, 9) for rest in ((), dispatch)]
+    tried += [(value, 0) for value in (filters.CLONE_PROCESS, filters.CLONE_THREAD, 0x1001, 0x1002, 0x1003, 0x1012)]
+    tried += [(value, 1, *dispatch) for value in (38, 59)]
+    passed = {nr for nr in range(1024) for args in tried if evaluate(program, nr, AUDIT_ARCH, 0, args) != RET_TRAP}
+    assert passed == {NR[name] for name in BASE_CALLS}
 
 
 def test_masks_and_tracers(kernel: Kernel) -> None:
