@@ -135,6 +135,7 @@ def compile_c(text: str) -> str:
 
 
 def test_python_and_c_agree() -> None:
+    """S-020."""
     text = '#include "dispatch.h"\n'
     for expression in assertions():
         text += f'_Static_assert({expression}, "{expression}");\n'
