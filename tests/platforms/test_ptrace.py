@@ -14,6 +14,7 @@ from systrap.arch import x86_fp
 from systrap.host import bpf, limits
 from systrap.host.sys import NR
 from systrap.platform import Access, EventKind, MapError, Options, PlatformError, ProgrammingError
+from systrap.platforms import x86_faults
 from systrap.platforms.ptrace import x86_64 as machine
 from systrap.platforms.ptrace.context import PtraceContext
 from systrap.platforms.ptrace.platform import CONSTRUCTOR, PtracePlatform
@@ -42,7 +43,7 @@ from tests.platforms.kernel import (
 )
 
 N, F = Access.NONE, Access.EXECUTE
-MAPERR, ACCERR, PKUERR, KERNEL = machine.SEGV_MAPERR, machine.SEGV_ACCERR, machine.SEGV_PKUERR, 0x80
+MAPERR, ACCERR, PKUERR, KERNEL = x86_faults.SEGV_MAPERR, x86_faults.SEGV_ACCERR, x86_faults.SEGV_PKUERR, 0x80
 
 
 @pytest.fixture(params=[SWITCH, SUBMIT])
@@ -454,7 +455,7 @@ def test_statistics_count(kernel: Kernel) -> None:
 )
 def test_fault_access(code: int, address: int, ip: int, before: Access, access: Access) -> None:
     """# P-043: the whole table of guesses."""
-    assert machine.fault_access(code, address, ip, before) == access
+    assert x86_faults.fault_access(code, address, ip, before) == access
 
 
 def test_unmap_forgets_the_last_fault(kernel: Kernel) -> None:

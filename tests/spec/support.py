@@ -7,9 +7,11 @@ from systrap.platform import AddressSpace, Context, ContextError, Event, EventKi
 from systrap.platforms.systrap import abi
 from systrap.platforms.systrap.abi import ContextSlot
 from systrap.platforms.systrap.context import SystrapContext
+from systrap.platforms.systrap.environment import Environment
 from systrap.platforms.systrap.layout import Layout
 from systrap.platforms.systrap.platform import SystrapPlatform
-from systrap.platforms.systrap.subprocess import Environment, Subprocess
+from systrap.platforms.systrap.stub_process import StubProcess
+from systrap.platforms.systrap.subprocess import Subprocess
 from tests.platforms.kernel import Kernel, eventually
 
 
@@ -43,7 +45,7 @@ def status(pid: int) -> dict[str, str]:
 def environment(platform: Platform) -> Environment:
     """Return what all spaces of a systrap platform share."""
     assert isinstance(platform, SystrapPlatform)
-    return platform._environment
+    return platform._pool.environment
 
 
 def place(platform: Platform) -> Layout:
@@ -51,10 +53,10 @@ def place(platform: Platform) -> Layout:
     return environment(platform).image.layout
 
 
-def stub(space: AddressSpace) -> Subprocess:
-    """Return the stub process that a space is."""
+def stub(space: AddressSpace) -> StubProcess:
+    """Return the stub process behind a space of the systrap platform."""
     assert isinstance(space, Subprocess)
-    return space
+    return space.stub
 
 
 def slot(context: Context) -> ContextSlot:

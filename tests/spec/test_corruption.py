@@ -27,10 +27,12 @@ def forge(context: SystrapContext, state: int, thread_id: int = abi.INVALID_ID) 
     assert one is not None
     one._u32[abi.THREAD_ID >> 2] = thread_id
     one._u32[abi.STATE >> 2] = state
-    (tail,) = struct.unpack_from("<I", space.ring, abi.RING_TAIL)
-    struct.pack_into("<Q", space.ring, abi.RING_SLOTS + 8 * (tail % abi.QUEUE_ENTRIES), tail + 1 << 32 | one.stub_id)
-    struct.pack_into("<I", space.ring, abi.RING_TAIL, tail + 1)
-    bell = space.ring_address + abi.RING_BELL
+    (tail,) = struct.unpack_from("<I", space.stub.ring, abi.RING_TAIL)
+    struct.pack_into(
+        "<Q", space.stub.ring, abi.RING_SLOTS + 8 * (tail % abi.QUEUE_ENTRIES), tail + 1 << 32 | one.stub_id
+    )
+    struct.pack_into("<I", space.stub.ring, abi.RING_TAIL, tail + 1)
+    bell = space.stub.ring_address + abi.RING_BELL
     space.environment.code.add32(bell, 1)
     futex.wake(bell)
     futex.wake(one.address + abi.STATE)

@@ -238,7 +238,6 @@ def test_a_context_that_came_back_is_left_alone() -> None:
         assert one.reports() == [None]
 
 
-@pytest.mark.xfail(reason="Dispatcher.submit queues a context twice that is running already", strict=True)
 def test_a_running_context_is_not_run_again(server: Kernel) -> None:
     """P-075: upstream's forwarder refuses a second owner; here submitting what is running is a programming error."""
     space, context = server.space(guest.SPIN), server.context()

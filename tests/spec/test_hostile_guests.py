@@ -309,7 +309,6 @@ def test_stub_code_can_be_read_and_not_written(kernel: Kernel) -> None:
         assert (signo(event), event.access) == (11, W)
 
 
-@pytest.mark.xfail(reason="a page fault without an error word is told without access; see docs/seed.md", strict=True)
 def test_a_stub_that_tells_no_access(server: Kernel) -> None:
     """P-043, [seed]: an image that leaves the error word 0: a read at first, a write when the fault is repeated."""
     space, context = server.space(guest.STORE), server.context(rdi=DATA)

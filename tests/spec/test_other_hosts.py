@@ -153,7 +153,7 @@ space = kernel.space(guest.CALLS)
 for _ in range(50):
     assert is_syscall(kernel.run(kernel.context(rax=39), space))
 where = support.place(kernel.platform)
-for pid in (support.environment(kernel.platform).source.pid, space.pid):
+for pid in (support.environment(kernel.platform).source.pid, space.stub.pid):
     for one in support.maps(pid):
         assert one.start >= where.stub_start or one.start == 0x10000000, one
 kernel.close()

@@ -19,7 +19,7 @@ from systrap.host.sys import AUDIT_ARCH, NR
 from systrap.platform import MapError
 from systrap.platforms.systrap import filters
 from systrap.platforms.systrap import platform as systrap_platform
-from systrap.platforms.systrap.subprocess import Subprocess
+from systrap.platforms.systrap.stub_process import StubProcess
 from tests.blobs.stub import Context, Stub, new_world, running_stub
 from tests.platforms import guest
 from tests.platforms.kernel import CODE, DATA, PAGE, Kernel, R, X, eventually, is_syscall, reg
@@ -31,7 +31,7 @@ _PTRACE_SYSCALL = 24
 _ALL_BUT_KILL_AND_STOP = (1 << 64) - 1 & ~(1 << 8 | 1 << 18)
 
 
-def used_stub(kernel: Kernel) -> Subprocess:
+def used_stub(kernel: Kernel) -> StubProcess:
     """Return a stub with one parked thread."""
     space = kernel.space(guest.CALLS)
     assert is_syscall(kernel.run(kernel.context(), space))
@@ -83,7 +83,6 @@ def test_masks_and_tracers(kernel: Kernel) -> None:
         assert int(support.status(pid)["SigCgt"], 16) == 0x400104D8, "S-030: the seven handlers"
 
 
-@pytest.mark.xfail(reason="S-125, P-112: setpriority is not done; see docs/spec.md", strict=True)
 def test_sysmsg_threads_are_nicer_than_the_sentry(server: Kernel) -> None:
     """S-125, P-112: nice value of the sentry, plus one."""
     one = used_stub(server)
@@ -253,9 +252,6 @@ def test_without_a_source_there_is_no_platform() -> None:
     assert left.split()[0] == "0"
 
 
-@pytest.mark.xfail(
-    reason="platform._Shared drops memory file, epoll and broker thread without closing them", strict=True
-)
 def test_a_failed_start_leaves_no_descriptor() -> None:
     """P-012: no memfd, and nothing else either."""
     *_, left = failed_starts()

@@ -30,7 +30,8 @@ def running(kernel: Kernel) -> Subprocess:
     """Return a stub in which a guest made a call, so that it has a thread."""
     space = kernel.space(guest.CALLS)
     assert is_syscall(kernel.run(kernel.context(rax=39), space))
-    return support.stub(space)
+    assert isinstance(space, Subprocess)
+    return space
 
 
 def at(mappings: list[Mapping], address: int) -> Mapping | None:
@@ -50,7 +51,7 @@ START = "from systrap import platform; p = platform.lookup('systrap').new(platfo
 
 def test_stub_is_somewhere_else_in_each_run(server: Kernel) -> None:
     """S-002, P-007: above all guests, below the end, on a page, and nobody can tell where."""
-    code = START + "print(p._environment.image.layout.stub_start, p._environment.image.layout.end)"
+    code = START + "print(p._pool.environment.image.layout.stub_start, p._pool.environment.image.layout.end)"
     starts = set()
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
@@ -78,7 +79,7 @@ def test_a_guest_may_map_up_to_the_limit_and_no_further(server: Kernel) -> None:
 def test_code_is_code_and_rules_are_rules(kernel: Kernel) -> None:
     """S-003, P-113: images r-x, programs r--, and nothing of the stub is writable and executable."""
     one, where = running(kernel), place(kernel.platform)
-    mappings = maps(one.pid)
+    mappings = maps(one.stub.pid)
     for address in (where.stub_start, where.sysmsg, where.sysmsg_rules - 1):
         assert covering(mappings, address).prot == "r-xp"
     for address in (where.sysmsg_rules, where.notify_rules, where.ro_end - 1):
@@ -90,7 +91,7 @@ def test_code_is_code_and_rules_are_rules(kernel: Kernel) -> None:
 def test_unmapped_pages_stand_guard(kernel: Kernel) -> None:
     """S-004, P-113: behind the read-only part, and around both stacks of a thread."""
     one, where = running(kernel), place(kernel.platform)
-    mappings = maps(one.pid)
+    mappings = maps(one.stub.pid)
     area, base = where.area, where.thread_area(1)
     assert at(mappings, where.ro_end) is None
     for hole in (base, base + area.private_top, base + area.shared - 1, base + area.size):
@@ -103,7 +104,7 @@ def test_unmapped_pages_stand_guard(kernel: Kernel) -> None:
 def test_read_only_part_is_sealed(kernel: Kernel) -> None:
     """S-005, P-113, P-031: neither the sentry nor the stub's own syscall thread can change it, and it goes on."""
     one, where = running(kernel), place(kernel.platform)
-    smaps = Path(f"/proc/{one.pid}/smaps").read_text().split("VmFlags:")
+    smaps = Path(f"/proc/{one.stub.pid}/smaps").read_text().split("VmFlags:")
     for before, after in pairwise(smaps):
         header = [line for line in before.splitlines() if "-" in line.split(" ")[0] and not line.endswith("kB")][-1]
         start, end = (int(part, 16) for part in header.split(" ")[0].split("-"))
@@ -115,7 +116,7 @@ def test_read_only_part_is_sealed(kernel: Kernel) -> None:
     assert syscall(NR["munmap"], where.stub_start, where.ro_end - where.stub_start) == -1
     for name in ("mmap", "munmap"):
         arguments = (where.sysmsg, PAGE, PROT_READ, flags, -1, 0) if name == "mmap" else (where.sysmsg, PAGE)
-        assert one.channel.run([Call(name, arguments)]).ret == -1
+        assert one.stub.channel.run([Call(name, arguments)]).ret == -1
     with pytest.raises(MapError) as error:
         kernel.map(one, where.stub_start)
     assert error.value.errno == 1
@@ -135,7 +136,7 @@ from tests.platforms.kernel import Kernel, is_syscall
 kernel = Kernel(platform.lookup("systrap").new(platform.Options()), "switch")
 space = kernel.space(guest.CALLS)
 assert is_syscall(kernel.run(kernel.context(), space))
-pid = space.pid
+pid = space.stub.pid
 assert " sl" not in open(f"/proc/{{pid}}/smaps").read()
 kernel.close()
 """
@@ -148,17 +149,17 @@ def test_a_thread_finds_its_structure_from_its_stack(kernel: Kernel) -> None:
     assert where.thread_area(1) % where.area.size == 0
     self_address = support.sysmsg(one).cast("Q")[abi.SYSMSG_SELF >> 3]
     assert self_address == where.thread_area(1) + where.area.size - PAGE
-    assert covering(maps(one.pid), self_address).prot == "rw-s"
+    assert covering(maps(one.stub.pid), self_address).prot == "rw-s"
 
 
 def test_nothing_of_the_sentry_is_in_a_stub(kernel: Kernel) -> None:
     """S-007, P-033: when guest code runs, a stub holds its own regions, the guest's, and the vsyscall page."""
     one, where = running(kernel), place(kernel.platform)
     memory = Path(f"/proc/self/fd/{environment_fd(kernel)}").stat().st_ino
-    for pid in (one.pid, support.environment(kernel.platform).source.pid):
+    for pid in (one.stub.pid, support.environment(kernel.platform).source.pid):
         for mapping in maps(pid):
             if mapping.start < where.stub_start:
-                assert (mapping.start, pid) == (CODE, one.pid), mapping
+                assert (mapping.start, pid) == (CODE, one.stub.pid), mapping
             elif mapping.name != "[vsyscall]":
                 assert mapping.end <= where.end, mapping
                 assert mapping.inode in (0, memory), mapping
@@ -173,7 +174,7 @@ def environment_fd(kernel: Kernel) -> int:
 def test_what_is_shared_and_what_is_not(kernel: Kernel) -> None:
     """S-008, S-025: queue and contexts through one memfd, the spinning queue private; slots on 4096."""
     one, where = running(kernel), place(kernel.platform)
-    mappings = maps(one.pid)
+    mappings = maps(one.stub.pid)
     queue, contexts = covering(mappings, where.context_queue), covering(mappings, where.contexts)
     assert queue.prot == contexts.prot == "rw-s"
     assert queue.inode == contexts.inode == Path(f"/proc/self/fd/{environment_fd(kernel)}").stat().st_ino

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 from systrap.arch import x86_fp
 from systrap.host import ptrace
 from systrap.host.process import tgkill
-from systrap.platform import INTERRUPTED_EVENT, Access, AddressSpace, Context, Event, ProgrammingError
+from systrap.platform import INTERRUPTED_EVENT, AddressSpace, Context, Event, ProgrammingError
 from systrap.platforms.ptrace import x86_64 as machine
 from systrap.platforms.ptrace.stub import INTERRUPT_SIGNAL, Tracee
+from systrap.platforms.x86_faults import LastFault
 
 if TYPE_CHECKING:
     from systrap.platforms.ptrace.platform import PtracePlatform
@@ -25,12 +26,11 @@ class PtraceContext(Context):
         "_platform",
         "base_set",
         "events",
-        "fault",
-        "fault_access",
         "fp_set",
         "full_set",
         "interrupted",
         "interrupts",
+        "last_fault",
         "load",
         "running",
         "stale",
@@ -56,8 +56,7 @@ class PtraceContext(Context):
         self.load = True
         self.stale = False
         self.waiter: LockType | None = None
-        self.fault: tuple[int, int, int] | None = None
-        self.fault_access = Access.NONE
+        self.last_fault = LastFault()
 
     def switch(self, space: AddressSpace) -> Event:
         """Run and block (Switch). The broker runs it; other contexts' switches run meanwhile."""

@@ -8,6 +8,7 @@ from systrap.host import ptrace
 from systrap.platform import INTERRUPTED_EVENT, SYSCALL_EVENT, Access, ContextError, Event, EventKind, SignalInfo
 from systrap.platforms.ptrace import x86_64 as machine
 from systrap.platforms.ptrace.stub import INTERRUPT_SIGNAL, Stub
+from systrap.platforms.x86_faults import SEGV_MAPERR
 
 if TYPE_CHECKING:
     from systrap.platforms.ptrace.context import PtraceContext
@@ -33,7 +34,7 @@ def syscall_event(context: "PtraceContext", tid: int) -> Event | None:
     if not machine.looks_native(regs) and ptrace.syscall_arch(tid) not in (None, machine.NATIVE):
         number = regs[ORIG_RAX] = (number & 0xFFFFFFFF) + machine.FOREIGN_OFFSET
     regs[RAX] = number
-    context.fault = None
+    context.last_fault.forget()
     return SYSCALL_EVENT
 
 
@@ -50,24 +51,20 @@ def signal_event(context: "PtraceContext", stub: Stub, tid: int, status: int) ->
     if signo == INTERRUPT_SIGNAL:
         if not context.interrupted or context.full_set.read(tid):
             return None
-        context.fault = None
+        context.last_fault.forget()
         return INTERRUPTED_EVENT
     if info.code <= 0 or signo not in _GUEST_SIGNALS or context.full_set.read(tid):
         return None
     if signo == signal.SIGSYS:
         return _vsyscall_event(context, info)
     if signo != signal.SIGSEGV:
-        context.fault = None
+        context.last_fault.forget()
         return Event(EventKind.SIGNAL, SignalInfo(signo, info.code, info.addr))
     ip = context.regs[RIP]
     if info.code == _SI_KERNEL and machine.VSYSCALL[0] <= ip < machine.VSYSCALL[1]:
         # A jump into the page beside its entries: the kernel only says that it does not like it.
-        info = ptrace.SignalStop(signo, machine.SEGV_MAPERR, ip)
-    fault = (info.addr, ip, stub.unmaps)
-    before = context.fault_access if context.fault == fault else Access.NONE
-    access = machine.fault_access(info.code, info.addr, ip, before)
-    context.fault = fault
-    context.fault_access = access
+        info = ptrace.SignalStop(signo, SEGV_MAPERR, ip)
+    access = context.last_fault.guess(info.code, info.addr, ip, stub.unmaps)
     return Event(EventKind.SIGNAL, SignalInfo(signo, info.code, info.addr), access)
 
 
@@ -76,12 +73,12 @@ def _vsyscall_event(context: "PtraceContext", info: ptrace.SignalStop) -> Event:
 
     The host kernel emulates calls into the page without a system call stop, so only the filter sees them.
     """
-    context.fault = None
+    context.last_fault.forget()
     low, high = machine.VSYSCALL
     if info.code != _SYS_SECCOMP or not low <= info.addr < high:
         return Event(EventKind.SIGNAL, SignalInfo(int(signal.SIGSYS), info.code, info.addr))
     machine.undo_vsyscall(context.regs, info.addr)
-    return Event(EventKind.SIGNAL, SignalInfo(int(signal.SIGSEGV), machine.SEGV_MAPERR, info.addr), Access.EXECUTE)
+    return Event(EventKind.SIGNAL, SignalInfo(int(signal.SIGSEGV), SEGV_MAPERR, info.addr), Access.EXECUTE)
 
 
 def bad_fp_event() -> Event:

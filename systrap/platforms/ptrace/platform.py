@@ -22,8 +22,8 @@ How it waits
     By wait4 on the stubs' process group only, so that no other child of this process is ever reaped here. What ends a wait
     besides is the bell (Tracer). Interrupts are a signal to the stub thread, which makes it stop.
 
-Known differences: the access of a fault is a guess where the page is not mapped (x86_64.fault_access); and a single step over a
-system call traps one instruction late.
+Known differences: the access of a fault is a guess where the page is not mapped (x86_faults.fault_access); and a single step
+over a system call traps one instruction late.
 """
 
 import os

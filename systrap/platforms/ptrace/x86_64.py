@@ -23,7 +23,6 @@ from systrap.arch.x86_64 import (
     USER_CS,
     USER_SS,
 )  # fmt: skip
-from systrap.platform import Access
 
 STUB_CODE: Final = b"\x0f\x05\xcc"
 """A system call, and a trap behind it that nothing should reach."""
@@ -40,13 +39,7 @@ FOREIGN_OFFSET: Final = 0x86000000
 NATIVE: Final = 0xC000003E
 VSYSCALL: Final = (0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000)
 
-SEGV_MAPERR: Final = 1
-SEGV_ACCERR: Final = 2
-SEGV_PKUERR: Final = 4
-
 _U64: Final = (1 << 64) - 1
-_PAGE_MASK: Final = 0xFFF
-_MAX_INSTRUCTION: Final = 15
 _CALL: Final = struct.Struct("<21Q")
 
 
@@ -82,22 +75,3 @@ def undo_vsyscall(regs: "memoryview[int]", address: int) -> None:
     """Take back the kernel's emulated return from a call into the vsyscall page (P-049)."""
     regs[RIP] = address
     regs[RSP] = (regs[RSP] - 8) & _U64
-
-
-def fault_access(code: int, addr: int, ip: int, before: Access) -> Access:
-    """Guess the access of a SIGSEGV, which ptrace does not tell (20-platform §4.3, [seed]; P-043, P-044).
-
-    ``before`` is the guess for the same fault at the same instruction immediately before, or NONE. A mapped page that refuses
-    (ACCERR) refuses writing, unless the instruction itself was to be fetched: every permission includes reading. An
-    unmapped page is taken to be read first. An instruction that reaches into the next page, or writes over itself, is found last.
-    """
-    if code not in (SEGV_MAPERR, SEGV_ACCERR, SEGV_PKUERR):
-        return Access.NONE
-    if addr == ip:
-        return Access.WRITE if before == Access.EXECUTE else Access.EXECUTE
-    crosses = addr & _PAGE_MASK == 0 and 0 < addr - ip < _MAX_INSTRUCTION
-    if crosses and before == Access.WRITE:
-        return Access.EXECUTE
-    if code == SEGV_ACCERR or before:
-        return Access.WRITE
-    return Access.READ

@@ -42,6 +42,7 @@ class Broker:
     def __init__(self) -> None:
         """Start the thread. Descriptors: an epoll instance and an eventfd, kept until the process ends."""
         self.group = 0
+        self._closed = False
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
@@ -49,7 +50,8 @@ class Broker:
         self._watched: dict[int, Watched] = {}
         self._dying: list[tuple[set[int], Callable[[], None]]] = []
         process.become_subreaper()
-        threading.Thread(target=self._run, name="systrap-broker", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="systrap-broker", daemon=True)
+        self._thread.start()
 
     def call(self, function: Callable[[], T]) -> T:
         """Run ``function`` on the broker's thread and return its result, or raise what it raised."""
@@ -79,8 +81,16 @@ class Broker:
         self._watched[stub.pid] = stub
         self._epoll.register(stub.pidfd, select.EPOLLIN | select.EPOLLONESHOT)
 
+    def close(self) -> None:
+        """End the thread and close the descriptors: only for a broker that has no child."""
+        self._closed = True
+        os.eventfd_write(self._bell, 1)
+        self._thread.join()
+        self._epoll.close()
+        os.close(self._bell)
+
     def _run(self) -> None:
-        while True:
+        while not self._closed:
             for fd, _ in self._epoll.poll(_COLLECT_INTERVAL if self._dying else None):
                 if fd == self._bell:
                     os.eventfd_read(self._bell)

@@ -24,6 +24,7 @@ from systrap.platforms.systrap import abi, cpuid
 from systrap.platforms.systrap.abi import ContextSlot, ContextState
 from systrap.platforms.systrap.subprocess import Subprocess
 from systrap.platforms.systrap.usertrap import Fixed
+from systrap.platforms.x86_faults import SEGV_ACCERR, SEGV_MAPERR, LastFault
 
 if TYPE_CHECKING:
     from systrap.platforms.systrap.dispatcher import Dispatcher
@@ -46,8 +47,8 @@ class SystrapContext(Context):
     """See platform.Context. ``slot`` is None until the context first enters a space."""
 
     __slots__ = (
-        "_asleep", "_dispatcher", "_pull", "_restore", "events", "interrupted", "interrupts", "moves", "preempted", "running",
-        "slot", "space", "waiter",
+        "_asleep", "_dispatcher", "_last_fault", "_pull", "_restore", "events", "interrupted", "interrupts", "moves",
+        "preempted", "running", "slot", "space", "waiter",
     )  # fmt: skip
 
     def __init__(self, dispatcher: "Dispatcher", fp_len: int) -> None:
@@ -62,6 +63,7 @@ class SystrapContext(Context):
         self._restore = True
         self._pull = False
         self._asleep = True
+        self._last_fault: LastFault | None = None
         self.events = self.interrupts = self.moves = 0
         self.running = False
         self.interrupted = False
@@ -165,15 +167,24 @@ class SystrapContext(Context):
         if info.signo not in abi.SIGNALS:
             return self._condemn(f"signal {info.signo}")
         if info.signo == abi.SIGSEGV:
-            access = abi.access_of_fault(info.err)
-            return (
-                RUN_AGAIN if access is Access.NONE and self._was_cpuid(slot) else Event(EventKind.SIGNAL, info, access)
-            )
+            access = abi.access_of_fault(info.err) or self._guess_access(slot, info)
+            if access is Access.NONE and self._was_cpuid(slot):
+                return RUN_AGAIN
+            return Event(EventKind.SIGNAL, info, access)
         if info.signo in (abi.SIGILL, abi.SIGTRAP):
             fixed = self._of_a_patch(slot, info.signo)
             if fixed is not Fixed.NO:
                 return RUN_AGAIN if fixed is Fixed.RUN_AGAIN else SYSCALL_EVENT
         return Event(EventKind.SIGNAL, info)
+
+    def _guess_access(self, slot: ContextSlot, info: SignalInfo) -> Access:
+        """Guess what a page fault was about whose error word is missing: an image older than that word ([seed]; P-043)."""
+        space = self.space
+        if space is None or info.code not in (SEGV_MAPERR, SEGV_ACCERR):
+            return Access.NONE
+        if self._last_fault is None:
+            self._last_fault = LastFault()
+        return self._last_fault.guess(info.code, info.addr, slot.regs[x86_64.RIP], space.unmaps)
 
     def _was_cpuid(self, slot: ContextSlot) -> bool:
         """Answer the instruction CPUID, if it was that which faulted, and if it faults at all on this host (P-051)."""

@@ -82,6 +82,8 @@ class Dispatcher:
 
     def submit(self, context: SystrapContext, space: Subprocess) -> None:
         """Let ``context`` run; next_ready() will return it (platform.Platform.submit)."""
+        if context.running:
+            raise ProgrammingError("this context runs already")
         if context.interrupted:
             context.interrupted = False
             self._ready_at_once(context, INTERRUPTED_EVENT)
@@ -449,6 +451,8 @@ class Dispatcher:
         """Run one context and wait for it (platform.Context.switch)."""
         if not isinstance(space, Subprocess):
             raise ProgrammingError("the address space belongs to another platform")
+        if context.running:
+            raise ProgrammingError("this context runs already")
         context.waiter = True
         event = self._switch_once(context, space)
         while context.goes_on(event):

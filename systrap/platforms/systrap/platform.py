@@ -67,7 +67,14 @@ class _Shared:
         stub_image = stub.build(blob.load("bootstrap"), sysmsg, self.arch_state, self.max_threads, self.patching)
         memory = MemoryFile("systrap-memory")
         broker = Broker()
-        source = Source(code, stub_image, memory, broker)
+        try:
+            source = Source(code, stub_image, memory, broker)
+        except PlatformError:
+            # Nothing is left of the attempt (P-012).
+            broker.close()
+            memory.close()
+            code.unmap()
+            raise
         self.environment = Environment(code, memory, broker, source, self.max_threads, _has_listener())
 
 

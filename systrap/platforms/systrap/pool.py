@@ -27,7 +27,7 @@ class Pool:
     """
 
     def __init__(self, environment: Environment, modes: Modes, observer: Observer) -> None:
-        self._environment = environment
+        self.environment = environment
         self._modes = modes
         self._observer = observer
         self._lock = threading.Lock()
@@ -45,7 +45,7 @@ class Pool:
                 self.reused += 1
                 return space
             stub.discard()
-        stub = StubProcess(self._environment, self._modes)
+        stub = StubProcess(self.environment, self._modes)
         self.created += 1
         space = Subprocess(stub, self._observer, self.give_back)
         if space.dead:

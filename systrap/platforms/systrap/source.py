@@ -55,7 +55,13 @@ class Source:
         write_batch(request, birth)
         struct.pack_into("<I", request, 0, 1)
         self.channel = SyscallThread(request, base, reply, base + page, lambda: not self._gone, code.release32)
-        self.pid, pidfd = broker.call(lambda: self._clone(code, base))
+        try:
+            self.pid, pidfd = broker.call(lambda: self._clone(code, base))
+        except PlatformError:
+            # Nobody may hold the memory file, or it stays open.
+            for view in (request, reply, self._shared):
+                view.release()
+            raise
         broker.group = self.pid
         broker.watch(Watched(self.pid, pidfd, {}, self._on_death, lambda: None))
         try:

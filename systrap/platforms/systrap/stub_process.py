@@ -230,6 +230,7 @@ class StubProcess:
             self.kill()
             return True
         self.threads[stack_id] = reply.ret
+        process.make_nicer(reply.ret)
         return True
 
     def report(self, stack_id: int) -> str | None:

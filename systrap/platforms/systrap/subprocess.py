@@ -40,13 +40,14 @@ class Observer(Protocol):
 class Subprocess(AddressSpace):
     """An address space, served by ``stub``.
 
-    ``outstanding`` are the submitted contexts by id, ``sites`` the patched call sites (None: nothing is patched here).
+    ``outstanding`` are the submitted contexts by id, ``sites`` the patched call sites (None: nothing is patched here),
+    ``unmaps`` how often the space was changed.
     Owned by the thread that serves the platform, but for ``apply`` and ``kill``, which any thread may use.
     """
 
     __slots__ = (
         "_awake", "_free_ids", "_give_back", "_next_id", "_observer", "_released", "abandoned", "contexts", "corrupt", "dead",
-        "environment", "index", "outstanding", "sites", "stub",
+        "environment", "index", "outstanding", "sites", "stub", "unmaps",
     )  # fmt: skip
 
     def __init__(self, stub: StubProcess, observer: Observer, give_back: "Callable[[Subprocess], None]") -> None:
@@ -64,6 +65,7 @@ class Subprocess(AddressSpace):
         self.outstanding: dict[int, SystrapContext] = {}
         self.index = -1
         self.corrupt = ""
+        self.unmaps = 0
         self.abandoned = False
         self.count_awake(0)
         stub.owner = self
@@ -100,6 +102,7 @@ class Subprocess(AddressSpace):
     def _apply_batch(self, requests: Sequence[MapRequest | UnmapRequest]) -> None:
         calls: list[Call] = []
         refused: MapError | None = None
+        self.unmaps += 1
         for request in requests:
             try:
                 calls.append(_call_for(request))

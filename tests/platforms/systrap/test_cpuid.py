@@ -203,6 +203,7 @@ def test_the_dying_spaces_last_fault_is_no_event(kernel: Kernel) -> None:
     slot._u32[0xF68 >> 2] = 2
     slot._u32[0xFA0 >> 2] = 0
     slot._bytes[0xEE0:0xEE4] = (11).to_bytes(4, "little")
+    slot._bytes[0xEE8:0xEEC] = (0x80).to_bytes(4, "little")
     assert context.collect() is RUN_AGAIN
     assert reg(context, "rip") == CODE + 2
 

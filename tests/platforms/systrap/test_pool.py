@@ -127,6 +127,7 @@ def test_a_guest_that_ended_in_corruption_poisons_its_stub(kernel: Kernel) -> No
     kernel.run(context, first)
     stub = first.stub
     first.condemn("corrupted shared memory: a test said so")
+    assert eventually(lambda: stub.dead)
     event = kernel.run(context, first)
     assert event.kind == EventKind.DEATH
     end(kernel, first)
