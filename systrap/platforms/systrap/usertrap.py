@@ -51,7 +51,6 @@ PATCH_AFTER: Final = 8
 two changes of the address space, which a site that is run a few times never earns back (docs/spec.md)."""
 
 _MAX_COUNTED: Final = 4096
-_GUARD: Final = 0x06
 _JMP: Final = b"\xff\x24\x25"
 _SYSCALL: Final = b"\x0f\x05"
 _MOV_EAX: Final = 0xB8
@@ -61,6 +60,10 @@ _TRAP_FLAG: Final = 0x100
 _PAGE: Final = 4096
 
 _ENTRY: Final = struct.Struct("<Q 4sII 5sI 5sI 2sQ 5sI sI 4sI")
+_START: Final = 8
+_RESUME: Final = 40
+_NUMBER: Final = 58
+"""Where in an entry its code begins, and where its two operands are that differ from entry to entry."""
 
 
 class Fixed(Enum):
@@ -77,7 +80,7 @@ class Fixed(Enum):
 def encode_entry(entry: int, resume: int, number: int) -> bytes:
     """Return the 70 bytes of a trampoline at ``entry`` for the site that ends at ``resume`` (S-082)."""
     return _ENTRY.pack(
-        entry + 8,
+        entry + _START,
         b"\x65\xc7\x04\x25", abi.SYSMSG_STATE, ThreadState.PREP,
         b"\x65\x48\x89\x24\x25", abi.SYSMSG_APP_STACK,
         b"\x65\x48\x8b\x24\x25", abi.SYSMSG_SYSHANDLER_STACK,
@@ -132,6 +135,8 @@ class CallSites:
         The system call itself is handled as any other, whatever comes of this (S-094).
         """
         site = regs[x86_64.RIP] - SITE_LENGTH
+        if site < 0:
+            return
         counts = self._counts
         count = counts.get(site, 0) + 1
         if count > PATCH_AFTER:
@@ -182,13 +187,15 @@ class CallSites:
         """Look at a SIGILL: the instruction 06 of a patched site sends the thread back to the site's first byte.
 
         It gets there when it ran the old mov as the site was patched, or when a restarted system call was rewound by two
-        bytes (S-085). Waits for a patch that is under way.
+        bytes (S-085). Waits for a patch that is under way; one that could not be finished has left the old code again.
         """
         rip = regs[x86_64.RIP]
+        site = rip + _SYSCALL_LENGTH - SITE_LENGTH
+        if site < 0:
+            return Fixed.NO
         with self._lock:
-            site = rip + _SYSCALL_LENGTH - SITE_LENGTH
             found = code.read_code(site, SITE_LENGTH)
-            if found is None or found[:3] != _JMP or found[5] != _GUARD:
+            if found is None or not (_is_patched(found) or _is_undone(found)):
                 return Fixed.NO
             self.fixed += 1
         if regs[x86_64.RAX] == _RESTART_SYSCALL:
@@ -204,14 +211,15 @@ class CallSites:
         The trap comes with the first instruction of the trampoline still to be executed: all registers are the guest's.
         So the call is made here, as if the site had trapped.
         """
-        entry = regs[x86_64.RIP] - 8
-        if not regs[x86_64.EFLAGS] & _TRAP_FLAG or not TABLE_LOW <= entry < TABLE_HIGH + TABLE_SIZE:
+        entry = regs[x86_64.RIP] - _START
+        if not regs[x86_64.EFLAGS] & _TRAP_FLAG or not _in_table(entry):
             return Fixed.NO
         found = code.read_code(entry, _ENTRY.size)
         if found is None:
             return Fixed.NO
-        words = _ENTRY.unpack(found)
-        resume, number = words[8], words[12]
+        # Not unpack(): of what is not a trampoline nothing else would be numbers either.
+        (resume,) = struct.unpack_from("<Q", found, _RESUME)
+        (number,) = struct.unpack_from("<I", found, _NUMBER)
         if found != encode_entry(entry, resume, number):
             return Fixed.NO
         regs[x86_64.RIP] = resume
@@ -244,15 +252,34 @@ def _find_or_map(code: GuestCode) -> int | None:
     return None
 
 
+def _in_table(entry: int) -> bool:
+    """Tell whether an address can be that of a trampoline, wherever the table is. Its third byte is then 06."""
+    return TABLE_LOW < entry < TABLE_HIGH + TABLE_SIZE
+
+
+def _is_patched(found: bytes) -> bool:
+    """Tell whether a site is a jump through an entry of the table."""
+    return found[:3] == _JMP and _in_table(int.from_bytes(found[3:], "little"))
+
+
+def _is_undone(found: bytes) -> bool:
+    """Tell whether a site is as it was before. A syscall instruction itself is never illegal: the 06 was there and went."""
+    return found[0] == _MOV_EAX and found[5:] == _SYSCALL
+
+
 def _write_site(code: GuestCode, site: int, old: bytes, entry: int) -> bool:
-    """Turn the site into its jump, in the three steps that let other threads run it meanwhile (S-083)."""
+    """Turn the site into its jump, in the three steps that let other threads run it meanwhile (S-083).
+
+    A write can fail although may_write_code() said yes, where there is no memory for a copy of the page; each writes all or
+    nothing. Then what was written is undone, the guard last: until it is gone nobody gets past it with half a number.
+    """
     new = _JMP + entry.to_bytes(4, "little")
-    done = (
-        code.write_code(site + 5, new[5:6])
-        and code.write_code(site + 1, new[1:])
-        and code.write_code(site, new[:1])
-    )  # fmt: skip
-    if not done:
-        # Cannot happen after may_write_code() said yes; a half patch would be left, so the old bytes go back.
-        code.write_code(site, old)
-    return done
+    if not code.write_code(site + 5, new[5:6]):
+        return False
+    if code.write_code(site + 1, new[1:]):
+        if code.write_code(site, new[:1]):
+            return True
+        code.write_code(site + 1, old[1:5])
+        code.write_code(site + 6, old[6:])
+    code.write_code(site + 5, old[5:6])
+    return False
