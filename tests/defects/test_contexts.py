@@ -61,7 +61,7 @@ def interrupt_with_two_reads(dispatcher: Dispatcher, context: SystrapContext) ->
     dispatcher._code.exchange32(slot.address + abi.INTERRUPT, 1)
     if slot.thread_id() == abi.INVALID_ID:
         return
-    tid = space.threads[slot.thread_id()]
+    tid = space.stub.threads[slot.thread_id()]
     process.tgkill(tid, tid, abi.SIGCHLD)
 
 
@@ -179,9 +179,9 @@ def test_an_interrupt_while_a_thread_is_made(kernel: Kernel, monkeypatch: pytest
     space = kernel.space(guest.CALLS + guest.SPIN)
     assert isinstance(space, Subprocess)
     assert is_syscall(kernel.run(kernel.context(), space))
-    os.kill(space.threads[1], signal.SIGSTOP)
+    os.kill(space.stub.threads[1], signal.SIGSTOP)
     early, late = (systrap(kernel, ip=CODE + len(guest.CALLS)) for _ in range(2))
-    run = space.channel.run
+    run = space.stub.channel.run
 
     def run_and_let_the_thread_begin(calls: Sequence[Call]) -> Reply:
         reply = run(calls)
@@ -191,10 +191,10 @@ def test_an_interrupt_while_a_thread_is_made(kernel: Kernel, monkeypatch: pytest
             early.interrupt()
         return reply
 
-    monkeypatch.setattr(space.channel, "run", run_and_let_the_thread_begin)
+    monkeypatch.setattr(space.stub.channel, "run", run_and_let_the_thread_begin)
     kernel.platform.submit(early, space)
     kernel.platform.submit(late, space)
-    assert len(space.threads) == 2, "no second thread was made: the check shows nothing"
+    assert len(space.stub.threads) == 2, "no second thread was made: the check shows nothing"
     ready = kernel.platform.next_ready(time.monotonic() + SOON)
     demand(ready is early, "the interrupt was lost: its context runs on")
     assert early.event.kind == EventKind.INTERRUPTED

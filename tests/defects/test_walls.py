@@ -89,7 +89,8 @@ def allowed(thread_filter: bytes, place: Layout, ip: int, word: int) -> set[str]
     return {
         name
         for name, args in CALLS
-        if evaluate(thread_filter, NR[name], AUDIT_ARCH, ip, (word, *args[1:]) if name == "futex" else args) == RET_ALLOW
+        if evaluate(thread_filter, NR[name], AUDIT_ARCH, ip, (word, *args[1:]) if name == "futex" else args)
+        == RET_ALLOW
     }
 
 
