@@ -28,7 +28,7 @@ def run(pid: int, channel: Channel, *calls: Call) -> None:
 
 
 def check_a_source_lives_without_its_parents_memory(world: World) -> None:
-    """A thread that is preempted after its rseq area was unmapped is killed by the kernel."""
+    """Preempt a source that has forgotten its parent: a registered thread whose rseq area is gone is killed."""
     place = world.place
     kept = [(place.stub_start, place.ro_end), (place.area0, place.area0 + 2 * PAGE)]
     holes = zip([0, *(end for _, end in kept)], [*(start for start, _ in kept), limits.task_size()], strict=True)

@@ -48,6 +48,10 @@ class Flicker(ContextSlot):
 
     __slots__ = ("answers",)
 
+    def __init__(self, slot: ContextSlot) -> None:
+        super().__init__(slot._bytes, slot.address, slot.stub_id)
+        self.answers: list[int] = []
+
     def thread_id(self) -> int:
         """Answer what the test wants next, then what is there."""
         return self.answers.pop(0) if self.answers else super().thread_id()
@@ -66,12 +70,10 @@ def interrupt_with_two_reads(dispatcher: Dispatcher, context: SystrapContext) ->
 
 
 def check_thread_id_is_read_once(kernel: Kernel) -> None:
-    """A guest scribbles over the id of the thread that runs it just when it is interrupted."""
+    """Scribble, as a guest can, over the id of the thread that runs a context just when it is interrupted."""
     space, context = kernel.space(guest.CALLS + guest.SPIN), systrap(kernel)
     assert is_syscall(kernel.run(context, space))
-    old = slot_of(context)
-    slot = Flicker(old._bytes, old.address, old.stub_id)
-    slot.answers = []
+    slot = Flicker(slot_of(context))
     context.slot = slot
     set_reg(context, "rip", CODE + len(guest.CALLS))
     kernel.platform.submit(context, space)
@@ -107,7 +109,7 @@ def reset_what_upstream_does(slot: ContextSlot) -> None:
 
 
 def check_a_slot_forgets_its_owner(kernel: Kernel) -> None:
-    """A guest thread leaves an interrupt in its slot and ends; the next thread with that slot has not been interrupted."""
+    """Leave an interrupt in a slot, as a guest can, and end: the slot's next thread has not been interrupted."""
     space, first = kernel.space(guest.CALLS), systrap(kernel)
     assert is_syscall(kernel.run(first, space))
     slot = slot_of(first)
@@ -142,7 +144,7 @@ def move_without_fp(context: SystrapContext, space: Subprocess) -> ContextSlot:
 
 
 def check_fp_moves_along(kernel: Kernel) -> None:
-    """A context goes on in another space, and nobody says that its FP state was changed."""
+    """Let a context go on in another space, without a word that its FP state was changed."""
     spaces = [kernel.space(guest.KEEP_XMM) for _ in range(2)]
     offset = kernel.page(b"sixteen bytes!!!")
     for space in spaces:

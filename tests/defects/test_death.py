@@ -15,7 +15,6 @@ import pytest
 
 from systrap.host import notify, process
 from systrap.platform import ContextError, EventKind, MapError, MapRequest, PlatformError, UnmapRequest
-from systrap.platforms.systrap import syscall_thread
 from systrap.platforms.systrap.broker import Broker, Watched
 from systrap.platforms.systrap.subprocess import Subprocess
 from systrap.platforms.systrap.syscall_thread import Call, Reply, SyscallThread
@@ -23,7 +22,7 @@ from tests.blobs.stub import Stub, wait_death
 from tests.blobs.world import PAGE
 from tests.defects.both_ways import DefectError, both_ways, demand, verdict
 from tests.platforms import guest
-from tests.platforms.kernel import DATA, PATIENCE, Kernel, eventually, is_syscall
+from tests.platforms.kernel import DATA, PATIENCE, Kernel, R, W, eventually, is_syscall
 
 SOON = 2.0
 """How long the original is watched waiting for a process that is dead and reaped: an answer can come no more."""
@@ -46,7 +45,7 @@ class Original:
         self.over = False
         self._receive = notify.receive
         patch.setattr(SyscallThread, "_check", self._never_give_up)
-        patch.setattr(syscall_thread.notify, "receive", self._never_told)
+        patch.setattr(notify, "receive", self._never_told)
 
     def _never_give_up(self, _doing: str, _deadline: float) -> None:
         """Stand in for a wait that asks neither for the time nor whether the stub lives."""
@@ -63,7 +62,7 @@ class Original:
 
 
 def check_a_call_into_a_dying_stub(call: Callable[[], object], pid: int, patience: float) -> None:
-    """The stub is stopped, so that it lives when the call begins; then it is killed."""
+    """Stop the stub, so that it lives when the call begins, and then kill it."""
     errors: list[Exception] = []
     ended = threading.Event()
 
@@ -147,7 +146,7 @@ def panic_when_unmapping_fails(
 
 
 def check_an_unmapping_that_fails(kernel: Kernel) -> None:
-    """The host refuses a munmap (here: of half a page). One guest ends; the sentry and the others go on."""
+    """Let the host refuse a munmap (here: of half a page). One guest ends; the sentry and the others go on."""
     bystander, others = kernel.space(guest.CALLS), kernel.context()
     space, _ = new_space(kernel, guest.CALLS)
     context = kernel.context()
@@ -183,7 +182,7 @@ _run = SyscallThread.run
 
 
 def check_results_that_a_guest_forges(kernel: Kernel) -> None:
-    """A guest thread writes an error over the result of the syscall thread's calls, all the time."""
+    """Let a guest thread write an error over the result of the syscall thread's calls, all the time."""
     space, _ = new_space(kernel, b"\x48\x89\x07\xeb\xfb")  # 1: mov %rax, (%rdi); jmp 1b
     if not space.environment.notify:
         pytest.skip("this host gives no seccomp listener")
@@ -193,7 +192,7 @@ def check_results_that_a_guest_forges(kernel: Kernel) -> None:
     kernel.platform.submit(forger, space)
     try:
         for _ in range(1000):
-            space.map_file(DATA, kernel.file, offset, PAGE, 3)
+            space.map_file(DATA, kernel.file, offset, PAGE, R | W)
             space.unmap(DATA, PAGE)
     except MapError as error:
         raise DefectError("a guest made the sentry believe in an error of its own making") from error
@@ -228,6 +227,8 @@ def descriptors() -> int:
 
 
 def check_dead_spaces_leave_nothing(kernel: Kernel) -> None:
+    """Make spaces, kill their stubs, release them."""
+
     def cycle() -> None:
         space, pid = new_space(kernel, guest.CALLS)
         os.kill(pid, signal.SIGKILL)
@@ -276,7 +277,7 @@ def reap_by_the_letter(group: int) -> tuple[int, process.Death] | None:
 
 
 def check_every_death_is_one(reap: Reap, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However a stub ends, it is dead."""
+    """Demand that a stub is dead however it ends."""
     waitpid = os.waitpid
     status = 0
 
@@ -305,7 +306,7 @@ def test_a_stub_that_dumped_core_is_dead(original: bool, monkeypatch: pytest.Mon
 
 
 def check_a_death_while_it_is_made(kernel: Kernel) -> None:
-    """Whoever wanted the space gets an error soon, at the latest with the first use; the sentry and other spaces go on."""
+    """Demand an error soon, at the latest with the first use, for whoever wanted the space."""
     ended = threading.Event()
     kinds: list[EventKind] = []
 

@@ -26,19 +26,26 @@ ROUNDS = 1 << 20
 STATE, FAST_PATH, ARRIVED, STOP, SEEN = 0, 64, 128, 256, 320
 SECONDS = 3.0
 
-_MOV_FROM_REGISTER, _MOV_IMMEDIATE, _XCHG = 0x89, 0xC7, 0x87
+_XCHG = 0x87
+_STORES = (0x89, 0xC7, _XCHG)
+"""mov %reg, m; mov $imm, m; xchg %reg, m"""
 
 
 def stores_to(code: bytes, displacement: int) -> list[int]:
-    """Return the opcodes of the instructions in x86-64 ``code`` that store a register or constant at a base register plus this."""
-    stores = bytes([_MOV_FROM_REGISTER, _MOV_IMMEDIATE, _XCHG])
-    base = rb"(?:[\x80-\x83\x85-\x8b\x8d-\x93\x95-\x9b\x9d-\xa3\xa5-\xab\xad-\xb3\xb5-\xbb\xbd-\xbf]|[\x84\x8c\x94\x9c\xa4\xac\xb4\xbc].)"
-    pattern = b"([" + re.escape(stores) + b"])" + base + re.escape(struct.pack("<i", displacement))
-    return [found[0] for found in re.findall(pattern, code, re.DOTALL)]
+    """Return the opcodes of the x86-64 instructions in ``code`` that store at a base register plus ``displacement``."""
+    wanted = struct.pack("<i", displacement)
+    found = []
+    for at in range(len(code) - 7):
+        opcode, modrm = code[at], code[at + 1]
+        # mod 2: base plus disp32; base 4: a SIB byte stands in between.
+        operand = at + 2 + (modrm & 7 == 4)
+        if opcode in _STORES and modrm >> 6 == 2 and code[operand : operand + 4] == wanted:
+            found.append(opcode)
+    return found
 
 
 def check_the_state_is_exchanged(image: blob.Image) -> None:
-    """Every store of a context's state is an xchg, which no later load overtakes."""
+    """Demand that every store of a context's state is an xchg, which no later load overtakes."""
     stores = stores_to(image.data, abi.STATE)
     assert stores, "the image stores no state at all"
     demand(set(stores) == {_XCHG}, "the state is stored by a mov, which the next load may overtake")

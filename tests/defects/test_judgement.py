@@ -44,7 +44,7 @@ def hand_out_unseen(pool: Pool) -> Subprocess:
 
 
 def check_the_next_space_lives(kernel: Kernel, monkeypatch: pytest.MonkeyPatch, original: bool) -> None:
-    """A stub dies while it waits for its next space."""
+    """Kill a stub while it waits for its next space."""
     space = used_space(kernel)
     stub = space.stub
     space.release()
@@ -68,7 +68,7 @@ def test_a_stub_that_dies_in_the_pool(original: bool, kernel: Kernel, monkeypatc
 
 
 def check_scribbled_memory_is_not_handed_on(kernel: Kernel) -> None:
-    """A guest overwrites where its thread's trampolines lead, and ends."""
+    """Overwrite where a thread's trampolines lead, as a guest can, and end."""
     space = used_space(kernel)
     stub = space.stub
     stub._sysmsg(1)[abi.SYSMSG_SYSHANDLER] ^= 1
@@ -91,7 +91,7 @@ def test_a_stub_that_its_guest_wrote_to(original: bool, kernel: Kernel, monkeypa
 
 
 def check_a_guest_that_takes_no_interrupt(kernel: Kernel, patience: float) -> None:
-    """A guest's thread is stopped. (A guest can do as much by itself: by masking SIGCHLD, or by spinning in stub code.)"""
+    """Stop a guest's thread. A guest can do as much by itself: by masking SIGCHLD, or by spinning in stub code."""
     space, context = kernel.space(guest.SPIN), kernel.context()
     assert isinstance(space, Subprocess)
     kernel.platform.submit(context, space)
@@ -127,9 +127,8 @@ def both_judged_by_nothing(controller: Controller, stub_spun: bool, sentry_spun:
     if controller._bad_stub(stub, sentry, stub_spun):
         if controller.stub.fail():
             controller.state = State.SENTRY
-    elif controller._bad_sentry(*controller._medians(), sentry_spun):
-        if controller.sentry.fail():
-            controller.state = State.STUB
+    elif controller._bad_sentry(*controller._medians(), sentry_spun) and controller.sentry.fail():
+        controller.state = State.STUB
 
 
 def samples(bucket: int) -> list[int]:
@@ -144,7 +143,7 @@ def on(path: Path, baseline: int) -> None:
 
 
 def check_the_sentrys_spinning_is_judged() -> None:
-    """Both paths are on; the sentry spins, gains nothing, and stubs get their contexts ten times later than before."""
+    """Let both paths be on: the sentry spins, gains nothing, and stubs get their contexts ten times later than before."""
     controller = Controller(4)
     on(controller.stub, 4)
     on(controller.sentry, 4)

@@ -56,7 +56,7 @@ class Sleeper:
 
 
 def check_panic_wakes_the_sentry(stub: Stub) -> None:
-    """The sentry sleeps on the state of a running context, whose thread then finds its own sysmsg forged."""
+    """Let the sentry sleep on the state of a running context, whose thread then finds its own sysmsg forged."""
     stub.world.machine.block.set32(Block.NOTIFY, abi.NOTIFY_FUTEX)
     load(stub, guest.SPIN)
     context = stub.context(0)
@@ -84,7 +84,7 @@ def test_the_wake_up_of_a_panic_passes_the_filter(original: bool) -> None:
 
 
 def check_panic_in_syshandler(stub: Stub) -> None:
-    """A guest that enters syshandler without a trampoline ends with a report, not as one that had a fault."""
+    """Enter syshandler without a trampoline: that guest ends with a report, not as one that had a fault."""
     load(stub, SWITCH_STACK_AND_CALL_SYSHANDLER)
     context = stub.context(0)
     assert stub.submit(context) >= 0
@@ -109,7 +109,7 @@ def test_a_panic_in_syshandler_is_an_end(original: bool) -> None:
 
 
 def check_panic_with_a_forged_context(stub: Stub) -> None:
-    """The context's address in sysmsg leads into guest memory that looks like a slot of this thread's."""
+    """Let the context's address in sysmsg lead into guest memory that looks like a slot of this thread's."""
     load(stub, struct.pack("<I", 1), at=DATA + abi.THREAD_ID)
     load(stub, guest.SPIN)
     context = stub.context(0)

@@ -25,7 +25,7 @@ EFLAGS_DF, EFLAGS_AC = 0x400, 0x40000
 
 
 def check_fp_after_an_interrupt_in_stub_code(stub: Stub) -> None:
-    """A context is interrupted while its thread, state NONE, is still in stub code with another's FP registers.
+    """Interrupt a context while its thread, state NONE, is still in stub code with another's FP registers.
 
     Code in a page above stub_start stands for the last instructions of syshandler, in front of its xrstor.
     """
@@ -59,7 +59,7 @@ def test_fp_state_after_an_interrupt_on_the_way_out(original: bool) -> None:
 
 
 def check_features_of_the_image(stub: Stub) -> None:
-    """The FP image that the kernel is told to load claims no component that nobody saves or cleans."""
+    """Look at the FP image that the kernel is told to load: it claims no component that nobody saves or cleans."""
     load(stub, guest.SPIN)
     context = stub.context(0)
     stub.submit(context)
@@ -78,7 +78,7 @@ def test_components_of_the_fp_image(original: bool) -> None:
 
 
 def check_code_that_cannot_be_read(stub: Stub) -> None:
-    """A system call whose preceding bytes lie in a page that is not there is no site to be patched, whatever registers hold."""
+    """Make a system call in front of which nothing can be read: it is no site to be patched, whatever registers hold."""
     load(stub, guest.SYSCALL, at=GUEST)
     # The bytes that a patchable site would have: any, b8, the number, 0f 05.
     matching = b"\0" + guest.mov_eax(39) + guest.SYSCALL
@@ -98,7 +98,7 @@ def test_a_probe_that_fails_reads_nothing(original: bool) -> None:
 
 
 def check_flags_in_stub_code(stub: Stub, set_flag: bytes, by_site: bool) -> None:
-    """With the guest's DF or AC set: neither is in force while the stub's own code runs."""
+    """Set DF or AC in a guest: neither is in force while the stub's own code runs."""
     if by_site:
         patch(stub, TABLE + 80, SITE, 39)
         load(stub, guest.UD2, at=SITE + 7)
@@ -137,6 +137,6 @@ def flags_of(tid: int) -> int:
     ],
 )
 def test_flags_of_the_guest_end_at_the_stub(original: bool, flag: bytes, by_site: bool, mutant: str) -> None:
-    """DF-AC; S-093. (The kernel itself clears DF on the way into a handler.)"""
+    """DF-AC; S-093: the kernel itself clears DF on the way into a handler, and no more."""
     with stub_of(mutant if original else None) as stub, verdict(original):
         check_flags_in_stub_code(stub, flag, by_site)

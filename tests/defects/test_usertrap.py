@@ -16,7 +16,8 @@ from tests.defects.both_ways import both_ways, demand, verdict
 PAGE = 4096
 CODE = 0x400000
 GETPID = 39
-LOW, HIGH = usertrap.TABLE_LOW, usertrap.TABLE_HIGH + usertrap.TABLE_SIZE
+LOW, HIGH = usertrap.TABLE_LOW, usertrap.TABLE_HIGH + usertrap.TABLE_SIZE + PAGE
+"""Where trampolines may lie, and a page behind."""
 MOV, SYSCALL = 0xB8, b"\x0f\x05"
 
 
@@ -63,11 +64,6 @@ class Guest:
         regs[x86_64.RIP], regs[x86_64.ORIG_RAX] = site + usertrap.SITE_LENGTH, number
         for _ in range(usertrap.PATCH_AFTER):
             self.sites.trapped(self, regs)
-
-
-def entry_range(table: int, index: int) -> range:
-    start = table + index * usertrap.ENTRY_SIZE
-    return range(start, start + usertrap.ENTRY_SIZE)
 
 
 # ---- TABLE-END ----
@@ -122,7 +118,7 @@ def allocate_by_the_header(code: Guest, resume: int, number: int) -> int | None:
 
 
 def check_a_forged_header(header: int) -> None:
-    """The guest writes a number of its own over the next free index; then another of its sites traps."""
+    """Write another number over the next free index, as a guest can; then another of its sites traps."""
     guest = Guest(site_of(GETPID) * 2)
     guest.trap(CODE)
     assert guest.sites.patched == 1
@@ -175,7 +171,7 @@ class Unasked(Guest):
 
 
 def check_a_site_that_can_be_written_in_part(kind: Callable[..., Guest]) -> None:
-    """A site lies across two pages, and only the second may be changed."""
+    """Patch a site that lies across two pages, of which only the second may be changed."""
     site = CODE + PAGE - 5
     guest = kind(site_of(GETPID), site, {CODE})
     guest.trap(site)
@@ -207,7 +203,7 @@ TAILS = {
 
 
 def check_the_tail_of_an_instruction(before: bytes) -> None:
-    """eax happens to hold the number that the last bytes of another instruction spell."""
+    """Let eax happen to hold the number that the last bytes of another instruction spell."""
     padding = b"\x90" * 16
     guest = Guest(padding + before + site_of(GETPID))
     guest.trap(CODE + len(padding) + len(before))

@@ -38,7 +38,7 @@ def regions(place: Layout) -> Iterator[tuple[int, int]]:
 
 
 def check_no_region_overlaps(compute: Compute) -> None:
-    """For every small gap, and some large ones, no region lies on another: a later MAP_FIXED would replace it."""
+    """Lay out with every small gap, and some large ones: no region lies on another, where MAP_FIXED would replace it."""
     for gap in [*range(300), 5000, 1 << 18]:
         place = compute(PAGE, START, gap * PAGE, 600, 6000, 3)
         for (_, end), (start, _) in pairwise(sorted(regions(place))):
@@ -95,7 +95,7 @@ def allowed(thread_filter: bytes, place: Layout, ip: int, word: int) -> set[str]
 
 
 def check_calls_from_outside_the_image(make_filter: Callable[[Layout], bytes]) -> None:
-    """No call passes from behind the sysmsg image, nor on a word outside the stub."""
+    """Demand that no call passes from behind the sysmsg image, nor on a word outside the stub."""
     place = layout.compute(PAGE, START, 7 * PAGE, 600, 6000, 3)
     made = make_filter(place)
     inside, word = place.sysmsg + 100, place.context_queue + 0x100
