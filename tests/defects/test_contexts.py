@@ -167,10 +167,6 @@ def test_a_context_that_changes_its_space(original: bool, kernel: Kernel, monkey
 # ---- LATE-THREAD ----
 
 
-@pytest.mark.xfail(
-    raises=DefectError,
-    reason="create_thread() enters a thread in the books after it runs: nothing repeats an interrupt that came in between",
-)
 def test_an_interrupt_while_a_thread_is_made(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """LATE-THREAD; P-072: a thread made for another context takes this one first, and is not in the books yet.
 
