@@ -1,6 +1,7 @@
 """Other processes: descriptors for them, signals, waiting, and what they died of."""
 
 import os
+import select
 import signal
 from typing import Final, NamedTuple
 
@@ -36,6 +37,13 @@ def pidfd_kill(pidfd: int) -> None:
     result = syscall(NR["pidfd_send_signal"], pidfd, signal.SIGKILL, 0, 0)
     if result != -3:
         check(result, "pidfd_send_signal")
+
+
+def pidfd_is_dead(pidfd: int) -> bool:
+    """Tell whether a process has ended."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def tgkill(tgid: int, tid: int, signo: int) -> bool:

@@ -2,7 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -12,7 +16,7 @@ from tests.blobs.stub import new_world, running_source, wait_death
 from tests.blobs.world import PAGE, Call, Channel, World
 from tests.defects.both_ways import DefectError, both_ways, verdict
 
-ROUNDS = 2000
+ROUNDS = 100
 
 
 def run(pid: int, channel: Channel, *calls: Call) -> None:
@@ -27,12 +31,26 @@ def run(pid: int, channel: Channel, *calls: Call) -> None:
         assert time.monotonic() < deadline, "the source neither answers nor dies"
 
 
+@contextmanager
+def company(pid: int) -> Iterator[None]:
+    """Let something else want the CPU that a process runs on, so that each of its sched_yield calls is a preemption."""
+    cpu = min(os.sched_getaffinity(0))
+    busy = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
+    try:
+        for one in (pid, busy.pid):
+            os.sched_setaffinity(one, {cpu})
+        yield
+    finally:
+        busy.kill()
+        busy.wait()
+
+
 def check_a_source_lives_without_its_parents_memory(world: World) -> None:
     """Preempt a source that has forgotten its parent: a registered thread whose rseq area is gone is killed."""
     place = world.place
     kept = [(place.stub_start, place.ro_end), (place.area0, place.area0 + 2 * PAGE)]
     holes = zip([0, *(end for _, end in kept)], [*(start for start, _ in kept), limits.task_size()], strict=True)
-    with running_source(world) as (pid, channel):
+    with running_source(world) as (pid, channel), company(pid):
         for start, end in holes:
             run(pid, channel, Call("munmap", (start, end - start)))
         for _ in range(ROUNDS):

@@ -338,10 +338,6 @@ def test_a_stub_that_is_killed_while_it_is_born(kernel: Kernel, monkeypatch: pyt
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    raises=DefectError,
-    reason="the broker reaps a stub that it is not told of yet, and forgets it: watch() must look whether it is too late",
-)
 def test_a_stub_that_is_reaped_before_it_is_watched(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """ATTACHED-DEATH; P-012, P-103: the broker woke for another reason just after the stub died."""
 

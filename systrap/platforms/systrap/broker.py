@@ -24,6 +24,7 @@ from systrap.host import process
 T = TypeVar("T")
 
 _COLLECT_INTERVAL: Final = 0.002
+_MAX_UNCLAIMED: Final = 64
 
 
 class Watched(NamedTuple):
@@ -46,8 +47,9 @@ class Broker:
         self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._jobs: deque[Callable[[], object]] = deque()
         self._watched: dict[int, Watched] = {}
+        self._unclaimed: dict[int, process.Death] = {}
         self._dying: list[tuple[set[int], Callable[[], None]]] = []
         process.become_subreaper()
         self._thread = threading.Thread(target=self._run, name="systrap-broker", daemon=True)
@@ -80,6 +82,10 @@ class Broker:
         """
         self._watched[stub.pid] = stub
         self._epoll.register(stub.pidfd, select.EPOLLIN | select.EPOLLONESHOT)
+        # It may have died, and been reaped by a broker that woke for another reason, before it stood in the table.
+        if process.pidfd_is_dead(stub.pidfd) and stub.pid in self._unclaimed:
+            self._jobs.append(lambda: self._tell(stub.pid, self._unclaimed.pop(stub.pid, process.Death(0, 0))))
+            os.eventfd_write(self._bell, 1)
 
     def close(self) -> None:
         """End the thread and close the descriptors: only for a broker that has no child."""
@@ -104,14 +110,25 @@ class Broker:
         while self.group and (found := process.reap_of_group(self.group)) is not None:
             pid, death = found
             dead.add(pid)
-            stub = self._watched.pop(pid, None)
-            if stub is not None:
-                self._epoll.unregister(stub.pidfd)
-                os.close(stub.pidfd)
-                stub.on_death(death)
-                self._dying.append((set(stub.threads.values()), stub.on_gone))
+            # In this order: watch() does the reverse, so that one of the two sees the other.
+            self._unclaimed[pid] = death
+            if self._tell(pid, death):
+                del self._unclaimed[pid]
+            elif len(self._unclaimed) > _MAX_UNCLAIMED:
+                del self._unclaimed[next(iter(self._unclaimed))]
         if self._dying:
             self._finish(dead)
+
+    def _tell(self, pid: int, death: process.Death) -> bool:
+        """Tell of a stub's death, once. Returns False when this pid is not a stub that is watched: a thread, as a rule."""
+        stub = self._watched.pop(pid, None)
+        if stub is None:
+            return False
+        self._epoll.unregister(stub.pidfd)
+        os.close(stub.pidfd)
+        stub.on_death(death)
+        self._dying.append((set(stub.threads.values()), stub.on_gone))
+        return True
 
     def _finish(self, dead: set[int]) -> None:
         """Drop collected threads from the stubs they belonged to. One that is nobody's zombie any more counts as well."""
