@@ -12,21 +12,6 @@ TEXT = SPEC.read_text(encoding="utf-8")
 ROWS = coverage.statements(TEXT)
 TABLE = coverage.coverage()
 
-PENDING = {
-    # Call patching.
-    *(f"S-{number:03d}" for number in (*range(81, 92), 94, 145, 147)),
-    *("P-011", "P-035", "P-054", "P-055", "P-056"),
-    # Spinning and its controller.
-    *("S-071", "S-072", "P-084", "P-086", "P-090", "P-091"),
-    # CPUID faulting.
-    *("S-110", "P-051", "P-052", "P-053"),
-    # The pool.
-    "P-109",
-    # Guests that make themselves deaf.
-    "S-144",
-}
-"""Statements whose code is still to come. One that has got a test must leave this list."""
-
 COUNTS = {"S": 109, "P": 91}
 """How many statements of each half there are in the specification this was sorted from."""
 
@@ -66,16 +51,11 @@ def row_of(found: str) -> Statement:
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.needs_a_test], ids=lambda row: row.id)
 def test_a_statement_that_binds_has_a_test(row: Statement) -> None:
-    if row.id in PENDING:
-        assert row.id not in TABLE, f"{row.id} has a test now: take it out of PENDING"
-    else:
-        assert TABLE.get(row.id), f"no test names {row.id}: {row.text}"
+    assert TABLE.get(row.id), f"no test names {row.id}: {row.text}"
 
 
 def test_tests_name_statements_that_there_are() -> None:
-    known = {row.id for row in ROWS}
-    assert set(TABLE) - known == set()
-    assert known >= PENDING
+    assert set(TABLE) - {row.id for row in ROWS} == set()
 
 
 def test_the_table_is_up_to_date() -> None:
