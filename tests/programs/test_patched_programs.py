@@ -19,7 +19,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("gcc") or need_program("cc")
     folder = tmp_path_factory.mktemp("patched")
     for source in sorted((GUESTS / "c").glob("*.c")):
-        command = [compiler, "-std=gnu11", "-O1", "-Wall", "-Wextra", "-pthread", "-o", folder / source.stem, source]
+        command = [
+            compiler,
+            "-std=gnu11",
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-pthread",
+            "-o",
+            str(folder / source.stem),
+            str(source),
+        ]
         subprocess.run(command, check=True)
     return folder
 
@@ -87,9 +97,15 @@ def test_registers(built: Path, trap: str) -> None:
     assert run(built / "registers", trap) == ["written once: 1", "kept: 1", "stepped: 1"]
 
 
+@pytest.mark.parametrize("trap", TRAPS)
+def test_sigreturn(built: Path, trap: str) -> None:
+    """S-092: rt_sigreturn through a patched site: registers, flags and FP state come from the frame."""
+    assert run(built / "sigreturn", trap) == ["patched: 1 1"]
+
+
 def test_files(built: Path, tmp_path: Path) -> None:
     """S-091: also where guests may change the host's files."""
-    program = shutil.copy(built / "files", tmp_path / "files")
+    program = Path(shutil.copy(built / "files", tmp_path / "files"))
     before = hashlib.sha256(program.read_bytes()).digest(), program.stat().st_mtime_ns
     expected = [
         "patched: 1",

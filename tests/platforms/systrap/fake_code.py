@@ -26,8 +26,12 @@ class FakeCode:
 
     def put(self, addr: int, content: bytes | bytearray) -> None:
         """Make memory exist, with this content; nothing of it is logged."""
-        for at, byte in enumerate(content, addr):
-            self.pages.setdefault(at // PAGE, bytearray(PAGE))[at % PAGE] = byte
+        done = 0
+        while done < len(content):
+            number, start = divmod(addr + done, PAGE)
+            piece = content[done : done + PAGE - start]
+            self.pages.setdefault(number, bytearray(PAGE))[start : start + len(piece)] = piece
+            done += len(piece)
 
     def at(self, addr: int, length: int) -> bytes:
         """Return what must be there."""

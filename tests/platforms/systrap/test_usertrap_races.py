@@ -201,6 +201,35 @@ def test_patched_and_restored_all_the_time(counting: PatchedGuest) -> None:
     print(f"{counting.sites.fixed} threads met the 06 in {toggler.rounds} rounds")
 
 
+@pytest.mark.parametrize("trap", ["seccomp", "dispatch"])
+def test_threads_that_switch(trap: str) -> None:
+    """S-083, P-055 for switch(): each context on a thread of its own, all of them at a site that changes all the time."""
+    for kernel in kernels(f"switch-{trap}"):
+        guest = PatchedGuest(kernel, b"\x90" * (START - CODE - 16) + COUNT, SlowMemory)
+        guest.sites._counts[SITE] = PATCH_AFTER
+        failures: list[str] = []
+
+        def serve(context: Context, guest: PatchedGuest, toggler: Toggler, failures: list[str]) -> None:
+            own = 0
+            give_up = time.monotonic() + PATIENCE
+            while own < 50 or guest.sites.fixed < 10:
+                event = context.switch(guest.space)
+                own += 1
+                if not is_syscall(event) or reg(context, "r12") != own or time.monotonic() > give_up:
+                    failures.append(f"{event} after {own} calls, counted {reg(context, 'r12')}")
+                    break
+
+        with Toggler(guest, SITE) as toggler:
+            arguments = [(guest.context(), guest, toggler, failures) for _ in range(4)]
+            threads = [threading.Thread(target=serve, args=given) for given in arguments]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert failures == []
+        guest.file.close()
+
+
 @pytest.mark.parametrize("toggling", [False, True])
 def test_interrupts(counting: PatchedGuest, toggling: bool) -> None:
     """S-040, P-074: interrupts at any point of trampoline and stub; none is lost, and registers stay what they were."""
