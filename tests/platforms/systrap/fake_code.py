@@ -3,10 +3,12 @@
 import struct
 
 from systrap.arch import x86_64
-from systrap.platforms.systrap.usertrap import PATCH_AFTER, CallSites
+from systrap.platforms.systrap.usertrap import PATCH_AFTER, TABLE_NAME, TABLE_SIZE, CallSites
 
 PAGE = 4096
 SITE_PAGE = 0x400000
+SITE = SITE_PAGE + 0x100
+TABLE = 0x64000
 
 
 class FakeCode:
@@ -24,8 +26,12 @@ class FakeCode:
 
     def put(self, addr: int, content: bytes | bytearray) -> None:
         """Make memory exist, with this content; nothing of it is logged."""
-        for at, byte in enumerate(content, addr):
-            self.pages.setdefault(at // PAGE, bytearray(PAGE))[at % PAGE] = byte
+        done = 0
+        while done < len(content):
+            number, start = divmod(addr + done, PAGE)
+            piece = content[done : done + PAGE - start]
+            self.pages.setdefault(number, bytearray(PAGE))[start : start + len(piece)] = piece
+            done += len(piece)
 
     def at(self, addr: int, length: int) -> bytes:
         """Return what must be there."""
@@ -89,3 +95,40 @@ def trap_often(sites: CallSites, code: FakeCode, site: int, number: int, eflags:
     """Let a site trap as often as it takes."""
     for _ in range(PATCH_AFTER):
         sites.trapped(code, trapped_at(site, number, eflags))
+
+
+def with_site(number: int = 39, site: int = SITE, before: bytes = b"") -> FakeCode:
+    """Return memory with one call site."""
+    code = FakeCode()
+    code.put(site - len(before), before + site_bytes(number) + b"\xc3")
+    return code
+
+
+def with_table(code: FakeCode, header: bytes = b"\1\0\0\0", offset: int = 0) -> FakeCode:
+    """Put a table into memory, with this header."""
+    code.put(TABLE, bytes(TABLE_SIZE))
+    code.put(TABLE, header)
+    code.areas[TABLE_NAME] = TABLE, offset
+    return code
+
+
+def patch(code: FakeCode, site: int = SITE, number: int = 39, eflags: int = 0x202) -> CallSites:
+    """Let a site trap until it is patched, or was refused."""
+    sites = CallSites()
+    trap_often(sites, code, site, number, eflags)
+    assert sites.patched + sites.refused == 1
+    return sites
+
+
+def refused(code: FakeCode, site: int = SITE, number: int = 39, eflags: int = 0x202) -> bool:
+    """Tell whether a site is refused, and check that nothing at all was written then."""
+    sites = patch(code, site, number, eflags)
+    assert bool(sites.refused) == (code.writes == [])
+    return bool(sites.refused)
+
+
+def entry_of(code: FakeCode, site: int = SITE) -> int:
+    """Return the entry a patched site jumps through."""
+    found = code.at(site, 7)
+    assert found[:3] == b"\xff\x24\x25"
+    return int.from_bytes(found[3:], "little")

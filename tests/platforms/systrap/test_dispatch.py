@@ -96,15 +96,30 @@ def test_two_platforms_with_different_traps(way: str) -> None:
         kernel.close()
 
 
-UPROBE_CALLS = [335, 336]
-"""uretprobe and uprobe: recent kernels keep them from seccomp filters (seen with Linux 6.18)."""
+UPROBE = 336
+"""The kernel's own call for its uprobes: kept from seccomp filters where there is one, as is 335, uretprobe."""
 
 
-@pytest.mark.parametrize("number", UPROBE_CALLS)
-def test_calls_that_seccomp_does_not_see(number: int, way: str) -> None:
-    """P-034: user dispatch stands in front of all. With seccomp alone the host answers these itself: SIGILL, ENXIO."""
-    kernel = Kernel(create("systrap", Options(syscall_trap=DISPATCH)), way)
-    space, context = kernel.space(code.CALLS), kernel.context(rax=number)
-    assert is_syscall(kernel.run(context, space))
-    assert reg(context, "orig_rax") == number
+@pytest.mark.parametrize(
+    "trap",
+    [
+        DISPATCH,
+        pytest.param(
+            SECCOMP,
+            marks=pytest.mark.xfail(
+                host.syscall(UPROBE, 0, 0, 0, 0, 0) != -errno.ENOSYS,
+                reason="no filter sees this call (Linux 6.18): the host answers it with ENXIO, and 335 with SIGILL",
+                strict=True,
+            ),
+        ),
+    ],
+)
+def test_call_that_seccomp_does_not_see(trap: str, way: str) -> None:
+    """P-034: no call of a guest may reach the host. User dispatch stands in front of them all."""
+    kernel = Kernel(create("systrap", Options(syscall_trap=trap)), way)
+    space, context = kernel.space(code.CALLS), kernel.context(rax=UPROBE)
+    event = kernel.run(context, space)
+    number = reg(context, "orig_rax")
     kernel.close()
+    assert is_syscall(event)
+    assert number == UPROBE

@@ -17,9 +17,8 @@ from systrap.platforms.systrap.usertrap import (
     Fixed,
     encode_entry,
 )
-from tests.platforms.systrap.fake_code import SITE_PAGE, FakeCode, registers, site_bytes, trap_often
+from tests.platforms.systrap.fake_code import SITE, FakeCode, entry_of, registers, site_bytes, trap_often
 
-SITE = SITE_PAGE + 0x100
 TF = 0x100
 
 
@@ -32,10 +31,6 @@ def code() -> FakeCode:
     trap_often(sites, code, SITE, 39)
     assert sites.patched
     return code
-
-
-def entry_of(code: FakeCode) -> int:
-    return int.from_bytes(code.at(SITE + 3, 4), "little")
 
 
 # SIGILL.

@@ -50,19 +50,23 @@ def counting(kernel: Kernel) -> Iterator[PatchedGuest]:
 
 
 def fresh_code(chance: random.Random, at: int) -> tuple[bytes, list[int]]:
-    """Return code for ``at`` with sites at random places, one of them in two pages, and the numbers they call."""
+    """Return code for ``at`` with sites at random places, one of them in two pages, and the numbers they call.
+
+    In front of each the guest spins a little: else it would be at the site at once, and wait there while that is patched.
+    """
     code = bytearray()
     numbers: list[int] = []
     crossing = PAGE - chance.randrange(1, 7)
+    assert at % PAGE == 0
     while len(code) < PAGE + 200:
-        gap = chance.randrange(4, 120)
-        if len(code) < crossing <= len(code) + gap + 7:
+        code += b"\xb9" + struct.pack("<I", chance.randrange(1, 0x20000)) + b"\xff\xc9\x75\xfc"
+        gap = chance.randrange(4, 240)
+        if len(code) + 4 < crossing <= len(code) + gap + 30:
             gap = crossing - len(code)
         code += b"\x90" * gap
         numbers.append(FIRST_NUMBER + len(numbers))
         code += struct.pack("<BI", 0xB8, numbers[-1]) + b"\x0f\x05"
     code += b"\xe9" + struct.pack("<i", -len(code) - 5)
-    assert at % PAGE == 0
     return bytes(code), numbers
 
 
@@ -73,7 +77,7 @@ def hammer(kernel: Kernel, chance: random.Random) -> tuple[int, int]:
     code, numbers = fresh_code(chance, base)
     guest.memory.map_anonymous(base, 2 * PAGE, R | X)
     guest.memory.write(base, code)
-    contexts = [guest.context(base) for _ in range(chance.randrange(2, 9))]
+    contexts = [guest.context(base) for _ in range(chance.choice([3, 5, 7, 9, 11]))]
     position = dict.fromkeys((id(context) for context in contexts), 0)
     last = 3 * PATCH_AFTER * len(numbers)
     running = len(contexts)
@@ -102,8 +106,8 @@ def hammer(kernel: Kernel, chance: random.Random) -> tuple[int, int]:
 def test_fresh_code(kernel: Kernel) -> None:
     """S-084, P-055: threads meet patches at any moment; no SIGILL is seen, no call is lost, doubled or mixed up."""
     chance = random.Random(seed())
-    for _ in range(2):
-        hammer(kernel, chance)
+    found = [hammer(kernel, chance) for _ in range(2)]
+    print(f"{found}: sites patched, threads that met the 06")
 
 
 @pytest.mark.slow
@@ -195,6 +199,35 @@ def test_patched_and_restored_all_the_time(counting: PatchedGuest) -> None:
     with Toggler(counting, SITE) as toggler:
         run_counted(counting, contexts, lambda: toggler.rounds >= 300 and counting.sites.fixed >= 20)
     print(f"{counting.sites.fixed} threads met the 06 in {toggler.rounds} rounds")
+
+
+@pytest.mark.parametrize("trap", ["seccomp", "dispatch"])
+def test_threads_that_switch(trap: str) -> None:
+    """S-083, P-055 for switch(): each context on a thread of its own, all of them at a site that changes all the time."""
+    for kernel in kernels(f"switch-{trap}"):
+        guest = PatchedGuest(kernel, b"\x90" * (START - CODE - 16) + COUNT, SlowMemory)
+        guest.sites._counts[SITE] = PATCH_AFTER
+        failures: list[str] = []
+
+        def serve(context: Context, guest: PatchedGuest, toggler: Toggler, failures: list[str]) -> None:
+            own = 0
+            give_up = time.monotonic() + PATIENCE
+            while own < 50 or guest.sites.fixed < 10:
+                event = context.switch(guest.space)
+                own += 1
+                if not is_syscall(event) or reg(context, "r12") != own or time.monotonic() > give_up:
+                    failures.append(f"{event} after {own} calls, counted {reg(context, 'r12')}")
+                    break
+
+        with Toggler(guest, SITE) as toggler:
+            arguments = [(guest.context(), guest, toggler, failures) for _ in range(4)]
+            threads = [threading.Thread(target=serve, args=given) for given in arguments]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert failures == []
+        guest.file.close()
 
 
 @pytest.mark.parametrize("toggling", [False, True])
