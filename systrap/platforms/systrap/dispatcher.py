@@ -200,6 +200,9 @@ class Dispatcher:
                 context = self._ready_context() if result == _CONTEXT else self._attend(result)
                 if context is not None:
                     return context
+                # One that runs again and again, which nobody is told, must not keep the caller from its timers (P-053).
+                if deadline is not None and time.monotonic() >= deadline:
+                    return None
             elif not self._look_elsewhere(result, until, deadline):
                 return None
 
