@@ -20,6 +20,7 @@ from systrap.platforms.systrap import abi, fast_path
 from systrap.platforms.systrap import machine_code as block
 from systrap.platforms.systrap.abi import ContextSlot, ContextState
 from systrap.platforms.systrap.context import RUN_AGAIN, SystrapContext, death
+from systrap.platforms.systrap.foreign import Announcers
 from systrap.platforms.systrap.machine_code import SentryCode
 from systrap.platforms.systrap.subprocess import Subprocess
 
@@ -46,10 +47,11 @@ _NO_LATENCIES: Final = memoryview(bytes(4 * block.LATENCY_BUCKETS)).cast("I")
 class Dispatcher:
     """One per platform. ``submit`` and ``next_ready`` belong to one thread; ``switch``, ``interrupt``, ``wake`` to any."""
 
-    def __init__(self, code: SentryCode, max_threads: int, spin_limit: int) -> None:
+    def __init__(self, code: SentryCode, max_threads: int, spin_limit: int, has_ready_ring: bool = True) -> None:
         """``code``: an instance of the sentry image of our own, with its dispatch block.
 
         ``spin_limit``: at most so many contexts may be out there when anybody spins; 0: nobody ever does.
+        ``has_ready_ring``: stubs announce contexts in their ready rings; else the sentry does it for them (foreign.py).
         """
         self._code = code
         self._u32 = code.u32
@@ -57,6 +59,8 @@ class Dispatcher:
         self._i64 = code.i64
         self._max_threads = max_threads
         self._lock = threading.Lock()
+        self._announcers = None if has_ready_ring else Announcers(self._lock)
+        self._notify = abi.NOTIFY_RING if has_ready_ring else abi.NOTIFY_FUTEX
         self._spaces: list[Subprocess] = []
         self._overflow: list[Subprocess] = []
         self._crowded: dict[Subprocess, set[int]] = {}
@@ -89,7 +93,9 @@ class Dispatcher:
             self._ready_at_once(context, INTERRUPTED_EVENT)
             return
         with self._lock:
-            event = self._start(context, space, abi.NOTIFY_RING)
+            event = self._start(context, space, self._notify)
+            if self._announcers is not None and event is None:
+                self._announcers.announce(context, space)
         if event is not None:
             self._ready_at_once(context, event)
         elif space.index < 0:
@@ -196,6 +202,9 @@ class Dispatcher:
                 context = self._ready_context() if result == _CONTEXT else self._attend(result)
                 if context is not None:
                     return context
+                # One that runs again and again, which nobody is told, must not keep the caller from its timers (P-053).
+                if deadline is not None and time.monotonic() >= deadline:
+                    return None
             elif not self._look_elsewhere(result, until, deadline):
                 return None
 

@@ -133,9 +133,10 @@ class SystrapPlatform(Platform):
         self._fp_len = shared.arch_state.fp_len
         self._concurrency = shared.max_threads
         self._code = SentryCode(blob.load("sentry"))
-        # One CPU is always left to whom the spinning waits for.
-        spin_limit = 0 if options.disable_fast_path else usable_cpus() - 1
-        self._dispatcher = Dispatcher(self._code, shared.max_threads, spin_limit)
+        has_ring = shared.environment.image.has_ready_ring
+        # One CPU is always left to whom the spinning waits for. With a foreign image a thread waits for each context.
+        spin_limit = 0 if options.disable_fast_path or not has_ring else usable_cpus() - 1
+        self._dispatcher = Dispatcher(self._code, shared.max_threads, spin_limit, has_ring)
         self._pool = Pool(shared.environment, modes, self._dispatcher)
         self._closed = False
         self._spaces: weakref.WeakSet[Subprocess] = weakref.WeakSet()

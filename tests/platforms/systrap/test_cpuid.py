@@ -6,6 +6,7 @@ itself is real: stub, signal, slot, both ways to run a context.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from systrap.host.probe import Host
 from systrap.platform import AddressSpace, EventKind
 from systrap.platforms.systrap import cpuid
 from systrap.platforms.systrap.context import RUN_AGAIN, SystrapContext
+from systrap.platforms.systrap.platform import SystrapPlatform
 from systrap.platforms.systrap.subprocess import Subprocess
 from tests.platforms.conftest import create
 from tests.platforms.kernel import CODE, SUBMIT, SWITCH, Kernel, X, addr, is_syscall, reg, set_reg, signo
@@ -183,9 +185,32 @@ def test_others_are_served_during_a_storm() -> None:
     for _ in range(20):
         platform.submit(quiet, other)
         assert kernel.wait() is quiet
+    # Nothing else comes: the caller wants its deadline all the same (a timer of this very guest, say).
+    assert platform.next_ready(time.monotonic() + 0.05) is None
+    platform.wake()
+    assert platform.next_ready(None) is None
     storm.interrupt()
     assert kernel.wait() is storm
     where.environment.cpuid = kept
+    kernel.close()
+
+
+def test_a_storm_without_a_pause_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P-053: whoever spins finds the next entry before it ever looks at the clock; the deadline counts all the same."""
+    kernel = Kernel(create("systrap"), SUBMIT)
+    assert isinstance(kernel.platform, SystrapPlatform)
+    dispatcher = kernel.platform._dispatcher
+    rounds = []
+
+    def found_at_once() -> int:
+        rounds.append(1)
+        return 1
+
+    monkeypatch.setattr(dispatcher._code, "next_ready", found_at_once)
+    monkeypatch.setattr(dispatcher, "_ready_context", lambda: None)
+    assert kernel.platform.next_ready(time.monotonic() + 0.02) is None
+    assert len(rounds) > 1
+    monkeypatch.undo()
     kernel.close()
 
 
