@@ -68,7 +68,7 @@ def test_site_becomes_a_jump(guest: PatchedGuest) -> None:
 def test_stub_shows_the_table_as_it_is(guest: PatchedGuest) -> None:
     """S-081: in the host's own view of the stub: R-X, where the table is."""
     guest.patch(guest.context())
-    with open(f"/proc/{guest.space.pid}/maps", encoding="ascii") as maps:
+    with open(f"/proc/{guest.space.stub.pid}/maps", encoding="ascii") as maps:
         found = [line.split()[:2] for line in maps if line.startswith(f"{guest.table():08x}-")]
     assert found == [[f"{guest.table():08x}-{guest.table() + TABLE_SIZE:08x}", "r-xs"]]
 

@@ -187,8 +187,8 @@ def test_stub_that_dies_before_it_is_patched(guest: PatchedGuest) -> None:
     context = guest.context()
     for _ in range(PATCH_AFTER - 1):
         guest.call(context)
-    os.kill(guest.space.pid, signal.SIGKILL)
-    guest.space.wait_until_gone()
+    os.kill(guest.space.stub.pid, signal.SIGKILL)
+    guest.space.stub.wait_until_gone()
     assert isinstance(context, SystrapContext)
     forge(guest, context, START)
     assert guest.run(context).kind == EventKind.DEATH
