@@ -181,8 +181,11 @@ def believe_the_reply_page(channel: SyscallThread, calls: Sequence[Call]) -> Rep
 _run = SyscallThread.run
 
 
-def check_results_that_a_guest_forges(kernel: Kernel) -> None:
-    """Let a guest thread write an error over the result of the syscall thread's calls, all the time."""
+def check_results_that_a_guest_forges(kernel: Kernel, then: Callable[[], None]) -> None:
+    """Let a guest thread write an error over the result of the syscall thread's calls, all the time.
+
+    ``then`` is called when it does: its own thread was made by such a call, too.
+    """
     space, _ = new_space(kernel, b"\x48\x89\x07\xeb\xfb")  # 1: mov %rax, (%rdi); jmp 1b
     if not space.environment.notify:
         pytest.skip("this host gives no seccomp listener")
@@ -190,6 +193,9 @@ def check_results_that_a_guest_forges(kernel: Kernel) -> None:
     forger = kernel.context(rax=-1 & (1 << 64) - 1, rdi=place.area0 + place.page)
     offset = kernel.page(b"a page")
     kernel.platform.submit(forger, space)
+    reply = memoryview(space.stub.channel._reply)
+    assert eventually(lambda: reply[:8] == b"\xff" * 8)
+    then()
     try:
         for _ in range(1000):
             space.map_file(DATA, kernel.file, offset, PAGE, R | W)
@@ -204,10 +210,13 @@ def check_results_that_a_guest_forges(kernel: Kernel) -> None:
 @both_ways
 def test_results_are_not_the_guests_to_give(original: bool, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """FORGED-REPLY; S-146: with upstream's munmap this error is a panic."""
-    if original:
-        monkeypatch.setattr(SyscallThread, "run", believe_the_reply_page)
+
+    def put_back() -> None:
+        if original:
+            monkeypatch.setattr(SyscallThread, "run", believe_the_reply_page)
+
     with verdict(original):
-        check_results_that_a_guest_forges(kernel)
+        check_results_that_a_guest_forges(kernel, put_back)
 
 
 # ---- RELEASE-LEAK ----
