@@ -346,7 +346,6 @@ def test_a_stub_that_is_killed_while_it_is_born(kernel: Kernel, monkeypatch: pyt
     assert is_syscall(kernel.run(kernel.context(), kernel.space(guest.CALLS)))
 
 
-@pytest.mark.slow
 def test_a_stub_that_is_reaped_before_it_is_watched(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """ATTACHED-DEATH; P-012, P-103: the broker woke for another reason just after the stub died."""
 
