@@ -26,6 +26,7 @@ DEFECTS: Final = (
     Defect("BUG-FP", "10-stub §3.1", ("S-042",)),
     Defect("STORE-LOAD", "10-stub §4.1", ("S-063",)),
     Defect("CONSUMERS", "10-stub §4.2", (), Shown.REMAINS),
+    Defect("SPIN-ORDER", "10-stub §4.5", ("S-070", "S-071")),
     Defect("PROBE-REGISTER", "10-stub §3.4", ("S-043",)),
     Defect("DF-AC", "10-stub §5", ("S-093",)),
     Defect("XFEATURES", "10-stub §3.5", ("S-046", "S-047")),
