@@ -25,6 +25,8 @@ struct thread_context *switch_context(struct sysmsg *sysmsg, struct thread_conte
         store_release(&sysmsg->state, THREAD_PREP);
         store_release(&ctx->interrupt, 0);
         new_state = CONTEXT_FAULT;
+        /* It goes back without having run here. give_back names this thread as its last one; the registers are another's. */
+        ctx->fpstate_changed = 1;
         ctx->signo = SIGCHLD;
         ctx->siginfo.signo = SIGCHLD;
         ctx->ptregs.orig_rax = (u64)-1;
