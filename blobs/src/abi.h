@@ -130,7 +130,7 @@ struct thread_context {
     u64 acked_time;
     u64 state_changed_time;
     u64 tls;
-    u64 debug;
+    u64 debug; /* free; ours holds where the context runs (cpu_number) */
     u64 err;
 };
 
@@ -160,6 +160,7 @@ struct context_queue {
     CACHE_LINE u32 start; /* stub: the next index to read */
     CACHE_LINE u32 fast_path_disabled;
     u32 num_awake_contexts;
+    u32 sentry_cpu; /* ours: where the sentry ran last (cpu_number); upstream leaves these bytes unused, 0 */
     CACHE_LINE u32 num_active_threads;
     u32 num_spinning_threads;
     CACHE_LINE u32 num_threads_to_wakeup; /* tokens; the word that stub threads park on */
@@ -172,6 +173,7 @@ LAYOUT(struct context_queue, end, 0x000);
 LAYOUT(struct context_queue, start, 0x040);
 LAYOUT(struct context_queue, fast_path_disabled, 0x080);
 LAYOUT(struct context_queue, num_awake_contexts, 0x084);
+LAYOUT(struct context_queue, sentry_cpu, 0x088);
 LAYOUT(struct context_queue, num_active_threads, 0x0c0);
 LAYOUT(struct context_queue, num_spinning_threads, 0x0c4);
 LAYOUT(struct context_queue, num_threads_to_wakeup, 0x100);

@@ -42,6 +42,7 @@ static struct thread_context *own_context(struct sysmsg *sysmsg, u32 id)
         PANIC(sysmsg, ERROR_BAD_CONTEXT_ID, id);
     ctx = context_of_id(id);
     sysmsg->context = (u64)ctx;
+    store_relaxed(&ctx->debug, cpu_number());
     store_release(&ctx->acked_time, counter());
     store_release(&ctx->thread_id, sysmsg->thread_id);
     return ctx;
@@ -83,6 +84,12 @@ static void leave_spinning(struct sysmsg *sysmsg)
         PANIC(sysmsg, ERROR_SPINNING_QUEUE_DECREF, 0);
 }
 
+/* Whether the sentry wants this very CPU: to spin here is to keep it from what is waited for. */
+static bool sentry_is_here(const struct context_queue *queue)
+{
+    return load_relaxed(&queue->sentry_cpu) == cpu_number();
+}
+
 /*
  * Spin for a context. NULL: it is time to park. A thread that leaves because there are more threads than contexts has
  * already counted itself out, and *active is the new num_active_threads.
@@ -105,7 +112,7 @@ static struct thread_context *spin(struct sysmsg *sysmsg, u32 *active)
             spinning_queue_pop(spinning_queue());
             return ctx;
         }
-        if (load_acquire(&queue->fast_path_disabled) != 0) {
+        if (load_acquire(&queue->fast_path_disabled) != 0 || sentry_is_here(queue)) {
             leave_spinning(sysmsg);
             return NULL;
         }

@@ -56,6 +56,16 @@ static enum found look(struct dispatch_block *block)
 }
 
 /*
+ * Whether the one context that is out there runs, or ran, on this very CPU: to spin here is to keep it from coming back. (The
+ * word is in guest memory: at worst the sentry sleeps where it could have spun, or the other way round.)
+ */
+static bool guest_is_here(const struct dispatch_block *block)
+{
+    return block->outstanding == 1 && load_relaxed(&block->context->debug) == cpu_number() &&
+           load_relaxed(&block->context->acked_time) != 0;
+}
+
+/*
  * Look until something is there, for `spin` ticks. A context that no stub thread has taken after `handshake` ticks gets one
  * kicked awake; *wanted: a space should have another thread.
  */
@@ -68,6 +78,8 @@ static enum found spin(struct dispatch_block *block, bool *wanted)
         enum found found = look(block);
         if (found != FOUND_NOTHING)
             return found;
+        if (guest_is_here(block))
+            return FOUND_NOTHING;
         if (!kicked && passed > block->handshake) {
             kicked = true;
             *wanted = kick_unclaimed(block);

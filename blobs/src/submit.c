@@ -57,6 +57,8 @@ int submit(void)
     /* Stored only when different: stub threads that spin read this cache line. */
     if (load_relaxed(&queue->fast_path_disabled) != spin_off)
         store_release(&queue->fast_path_disabled, spin_off);
+    if (load_relaxed(&queue->sentry_cpu) != cpu_number())
+        store_relaxed(&queue->sentry_cpu, cpu_number());
     if (!enqueue(queue, block->context_id))
         return -EPERM;
     if (spin_off != 0 || load_seq_cst(&queue->num_active_threads) == 0)

@@ -122,6 +122,11 @@ def understand(parsed: Parsed) -> Request:
     )
 
 
+def platform_report(counters: dict[str, int]) -> str:
+    """Return the platform's counters in one line, without those that are 0."""
+    return "systrap: platform: " + ", ".join(f"{name} {count}" for name, count in counters.items() if count)
+
+
 def make_environment(parsed: Parsed) -> dict[str, str]:
     """Return the program's environment: ours, or an empty one, with what --env says. Raises UsageError."""
     environment = {} if parsed.given("--clear-env") else dict(os.environ)
@@ -197,6 +202,7 @@ def execute(request: Request) -> int:
             kernel.write_log(f"systrap: {kernel.crash_report.rstrip()}")
         if request.verbose:
             kernel.write_log(kernel.report())
+            kernel.write_log(platform_report(platform.statistics()))
     except sentry.ExecError as error:
         raise Refusal(error.status, f"{str(error).removeprefix('systrap: ')}{hint(request)}") from None
     except platforms.PlatformError as error:

@@ -44,6 +44,7 @@ FIELDS = {
         "start": abi.QUEUE_START,
         "fast_path_disabled": abi.QUEUE_FAST_PATH_DISABLED,
         "num_awake_contexts": abi.QUEUE_AWAKE_CONTEXTS,
+        "sentry_cpu": abi.QUEUE_SENTRY_CPU,
         "num_active_threads": abi.QUEUE_ACTIVE_THREADS,
         "num_spinning_threads": abi.QUEUE_SPINNING_THREADS,
         "num_threads_to_wakeup": abi.QUEUE_THREADS_TO_WAKEUP,

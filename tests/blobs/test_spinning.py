@@ -1,6 +1,7 @@
 """Who may spin, what is measured, and contexts that no stub thread takes: the sentry image's part of the fast path."""
 
 import errno
+import os
 import time
 
 import pytest
@@ -201,3 +202,42 @@ def test_the_end_of_a_period_is_told_once(machine: Machine, queue: Queue, ring: 
     time.sleep(0.05)
     ring.put(0)
     assert machine.next_ready() == 3
+
+
+# ---- two on one CPU ----
+
+
+def cpu_here(machine: Machine, queue: Queue) -> int:
+    """Let submit say on which CPU this is, counted from 1."""
+    assert machine.submit() == 0
+    return queue.words.u32(abi.QUEUE_SENTRY_CPU)
+
+
+def test_submit_says_where_the_sentry_is(machine: Machine, queue: Queue) -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        for cpu in sorted(before)[:4]:
+            os.sched_setaffinity(0, {cpu})
+            assert cpu_here(machine, queue) == cpu + 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(("there", "acked", "spins"), [(0, 1, 0), (1, 1, 1), (0, 0, 1)])
+def test_the_sentry_does_not_spin_on_the_cpu_of_its_guest(
+    machine: Machine, queue: Queue, ring: Ring, there: int, acked: int, spins: int
+) -> None:
+    """S-072: one context is out there, taken by a thread on this CPU or on another, or not taken yet."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        here = cpu_here(machine, queue)
+        take(queue)
+        queue.context.set64(abi.DEBUG, here + there)
+        queue.context.set64(abi.ACKED_TIME, acked)
+        machine.block.set64(Block.SPIN, 1000)
+        deadline(machine, 0.02)
+        assert machine.next_ready() == -errno.ETIMEDOUT
+        assert machine.block.u32(Block.USED_SPIN) == spins
+    finally:
+        os.sched_setaffinity(0, before)

@@ -20,6 +20,18 @@ ALWAYS_INLINE u64 counter_ordered(void)
     return (u64)high << 32 | low;
 }
 
+/*
+ * The number of the CPU this runs on, plus one; 0 would mean that it cannot be told. From the limit of a segment that the
+ * kernel sets up for this purpose on every CPU (and its vDSO reads where there is no rdpid).
+ */
+ALWAYS_INLINE u32 cpu_number(void)
+{
+    u32 limit = 0;
+
+    __asm__ volatile("lsl %1, %0" : "=r"(limit) : "r"(0x7b) : "cc");
+    return (limit & 0xfff) + 1;
+}
+
 /* In the body of every loop that waits for another CPU. */
 ALWAYS_INLINE void cpu_pause(void)
 {

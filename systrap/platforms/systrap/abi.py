@@ -97,6 +97,8 @@ QUEUE_END: Final = 0x000
 QUEUE_START: Final = 0x040
 QUEUE_FAST_PATH_DISABLED: Final = 0x080
 QUEUE_AWAKE_CONTEXTS: Final = 0x084
+QUEUE_SENTRY_CPU: Final = 0x088
+"""Ours: the CPU the sentry ran on last, plus one; 0 from a sentry that does not tell. Upstream leaves these bytes unused."""
 QUEUE_ACTIVE_THREADS: Final = 0x0C0
 QUEUE_SPINNING_THREADS: Final = 0x0C4
 QUEUE_THREADS_TO_WAKEUP: Final = 0x100

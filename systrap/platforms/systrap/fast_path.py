@@ -263,8 +263,11 @@ def _harms(other: int, other_baseline: int, gain: int, weight: int) -> bool:
     """Tell whether one side's spinning costs the other side more than it brings itself.
 
     ``other`` is the other side's latency now, ``gain`` what the spinning side's own has come down by. Without any gain,
-    half as much again is too much.
+    half as much again is too much. A difference of one bucket is the grain of the measurement and says nothing (upstream,
+    whose round trips are never that short, does without this rule).
     """
+    if other - other_baseline <= BUCKET_TICKS:
+        return False
     if gain > 0:
         return other > other_baseline and other - other_baseline > gain * weight + other_baseline // 8
     return 2 * other > 3 * other_baseline

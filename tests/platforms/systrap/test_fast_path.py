@@ -172,6 +172,14 @@ def test_a_path_that_was_not_used_is_not_blamed() -> None:
     assert controller.state is State.BOTH
 
 
+def test_one_bucket_is_no_difference() -> None:
+    """Latencies about the grain of the measurement: half as much again may be the next bucket."""
+    controller = Controller(2)
+    run(controller, histogram(1), histogram(1), 30)
+    assert run(controller, histogram(2), histogram(2), 30) is State.BOTH
+    assert controller.stub.disabled == controller.sentry.disabled == 0
+
+
 def test_hostile_latencies_lead_nowhere_else() -> None:
     """S-141: whatever a guest writes for times, the controller has one of its six states and bounded backoffs."""
     controller = Controller(2)
