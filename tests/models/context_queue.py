@@ -202,7 +202,8 @@ def park(cfg: Config, me: int) -> Program:
 
 def get_context(cfg: Config, me: int) -> Program:
     """get_context (context_queue.c); 10-stub §4.3."""
-    context, active = (yield from dequeue(cfg, me)), STILL_ACTIVE
+    active = STILL_ACTIVE
+    context = yield from dequeue(cfg, me)
     while context is None and cfg.ring_only:
         context = yield from dequeue(cfg, me)
     if context is None and cfg.spin and (yield load("fast_path_disabled")) == 0:
@@ -214,7 +215,8 @@ def get_context(cfg: Config, me: int) -> Program:
         if context is not None:
             return context
     if active == STILL_ACTIVE:
-        active = (yield add("num_active_threads", -1)) - 1
+        active = yield add("num_active_threads", -1)
+        active -= 1
     if cfg.mutant not in ("no_last_look", "last_look_before_it_is_counted_out"):
         context = yield from last_look(cfg, me, active)
         if context is not None:
@@ -224,7 +226,7 @@ def get_context(cfg: Config, me: int) -> Program:
 
 def last_look(cfg: Config, me: int, active: int) -> Program:
     """B2 and B3 of the argument at the head of context_queue.c."""
-    if active >= (yield load("num_active_contexts")):
+    if (yield load("num_active_contexts")) <= active:
         return None
     context = yield from dequeue(cfg, me)
     if context is not None:
@@ -242,10 +244,12 @@ def give_back(me: int, context: int) -> Program:
 def thread(cfg: Config, me: int) -> Program:
     """A sysmsg thread: from its creation to its first context."""
     if cfg.parked and me < cfg.born:
-        return Jump(work, (cfg, me, (yield from park(cfg, me))))
+        context = yield from park(cfg, me)
+        return Jump(work, (cfg, me, context))
     yield wait_until(bool, ("born", me))
     yield from join_active_threads(cfg)
-    return Jump(work, (cfg, me, (yield from get_context(cfg, me))))
+    context = yield from get_context(cfg, me)
+    return Jump(work, (cfg, me, context))
 
 
 def work(cfg: Config, me: int, context: int) -> Program:
@@ -253,7 +257,9 @@ def work(cfg: Config, me: int, context: int) -> Program:
     if cfg.is_hog(context):
         yield wait_until(lambda: False)
     yield from give_back(me, context)
-    return Jump(work, (cfg, me, (yield from get_context(cfg, me))))
+    del context
+    following = yield from get_context(cfg, me)
+    return Jump(work, (cfg, me, following))
 
 
 # ---- the sentry: submit.c, dispatcher.py ----
@@ -435,7 +441,11 @@ def system(cfg: Config, memory: Memory = SC) -> System:
         return all(proc.asleep or (proc.node.op is not None and proc.node.op.name == "wait_until") for proc in procs)
 
     def done(view: View) -> bool:
-        return view.ended(*names) and (cfg.ring_only or at_rest(view)) and all(view[("owner", c)] != QUEUE for c in range(cfg.contexts))
+        return (
+            view.ended(*names)
+            and (cfg.ring_only or at_rest(view))
+            and all(view[("owner", c)] != QUEUE for c in range(cfg.contexts))
+        )
 
     def invariant(view: View) -> str | None:
         for context in range(cfg.contexts):

@@ -28,8 +28,8 @@ from types import FunctionType, GeneratorType
 from typing import Any, Final, NamedTuple
 
 Value = Any
-Word = str | tuple[str, int]
-"""A shared word: a name, or an element of an array."""
+Word = str | tuple[str, int] | tuple[str, int, int]
+"""A shared word: a name, or an element of an array (of arrays)."""
 
 EAGAIN: Final = -11
 EINTR: Final = -4
@@ -191,7 +191,8 @@ class Automata:
             node.op = next(generator)
             for result in history:
                 node.op = generator.send(result)
-            key, node.where = _place(generator)
+            place, node.where = _place(generator)
+            key = (place, node.op.name, node.op.words, node.op.argument, node.op.ghost)
             node.indices = tuple(self._index[word] for word in node.op.words)
         except StopIteration as end:
             node.op, node.value = None, end.value

@@ -57,11 +57,11 @@ class Proc:
 class View:
     """A state, for those who ask about it: words by name, and where processes are."""
 
-    __slots__ = ("_index", "_names", "state")
+    __slots__ = ("_index", "names", "state")
 
     def __init__(self, index: Mapping[Word, int], names: Mapping[str, int]) -> None:
         self._index = index
-        self._names = names
+        self.names = names
         self.state: State = ()
 
     def __getitem__(self, word: Word) -> Value:
@@ -73,7 +73,7 @@ class View:
 
     def proc(self, name: str) -> Proc:
         """Return the state of a process."""
-        proc = self.state[self._names[name]]
+        proc = self.state[self.names[name]]
         assert isinstance(proc, Proc)
         return proc
 
@@ -299,4 +299,4 @@ class System:
 
 
 def _name(word: Word) -> str:
-    return word if isinstance(word, str) else f"{word[0]}[{word[1]}]"
+    return word if isinstance(word, str) else f"{word[0]}{''.join(f'[{index}]' for index in word[1:])}"
