@@ -33,6 +33,7 @@ Word = str | tuple[str, int] | tuple[str, int, int]
 
 EAGAIN: Final = -11
 EINTR: Final = -4
+SIGNAL: Final = "SIGCHLD"
 
 
 class Violation(Exception):  # noqa: N818 - what the model asserts, not a mistake in it
@@ -135,8 +136,13 @@ def futex_wake(word: Word) -> Op:
 
 
 def kill(process: int) -> Op:
-    """Send a process the signal."""
+    """Send a process the signal (SIGNAL), which it gets when it is not in its handler."""
     return Op("kill", (), drains=True, argument=process)
+
+
+def trap(signal: str) -> Op:
+    """Enter one's own handler with a signal that one's instruction causes."""
+    return Op("trap", (), argument=signal)
 
 
 # ---- programs become automata ----

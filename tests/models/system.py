@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tests.models.checker import State, Step
-from tests.models.programs import EAGAIN, EINTR, Automata, Jump, Node, Op, Program, Value, Word
+from tests.models.programs import EAGAIN, EINTR, SIGNAL, Automata, Jump, Node, Op, Program, Value, Word
 
 Buffer = tuple[tuple[int, Value], ...]
 """Stores that others do not see yet, oldest first: where, and what."""
@@ -18,8 +18,8 @@ Buffer = tuple[tuple[int, Value], ...]
 class Process(NamedTuple):
     """A process: its name in traces, its program, and, if it gets signals, its handler.
 
-    The handler is called with the process's arguments and the name of the program (not function) it interrupts. When it
-    returns, that goes on; when it answers a Jump, that is forgotten.
+    The handler is called with the process's arguments, the name of the program (not function) it interrupts, and the signal.
+    When it returns, that goes on; when it answers a Jump, that is forgotten.
     """
 
     name: str
@@ -174,6 +174,8 @@ class System:
             target = op.argument
             changed = self._change(state, target, pending=True)
             yield number, False, None, self._advance(changed, number, None)
+        elif op.name == "trap":
+            yield number, False, op.argument, self._enter_handler(state, number, proc, op.argument)
         else:
             for result in op.argument:
                 yield number, True, result, self._advance(state, number, result)
@@ -217,13 +219,16 @@ class System:
         return self._advance(self._change(state, number, asleep=()), number, result)
 
     def _deliver(self, state: State, number: int, proc: Proc) -> State:
-        process = self.processes[number]
-        assert process.handler is not None
         if proc.asleep:
             state = self._awaken(state, number, EINTR)
             proc = self._proc(state, number)
-        handler = self._automata.start(process.handler, (*process.arguments, proc.node.function))
-        return self._change(state, number, frames=(*proc.frames, handler), pending=False)
+        return self._change(self._enter_handler(state, number, proc, SIGNAL), number, pending=False)
+
+    def _enter_handler(self, state: State, number: int, proc: Proc, signal: str) -> State:
+        process = self.processes[number]
+        assert process.handler is not None
+        handler = self._automata.start(process.handler, (*process.arguments, proc.node.function, signal))
+        return self._change(state, number, frames=(*proc.frames, handler))
 
     def _leave(self, state: State, number: int, proc: Proc, place: int) -> State:
         index, value = proc.buffer[place]

@@ -10,6 +10,7 @@ from tests.models.checker import Counterexample, Kind, check
 from tests.models.programs import (
     EAGAIN,
     EINTR,
+    SIGNAL,
     Jump,
     Program,
     Violation,
@@ -162,12 +163,13 @@ def interrupted() -> Program:
     yield wait_until(bool, "handled")
 
 
-def handler(what: str) -> Program:
+def handler(what: str, signal: str) -> Program:
+    assert signal == SIGNAL
     yield store("word", 1)
     yield store("handled", what)
 
 
-def gives_up(what: str) -> Program:
+def gives_up(what: str, _: str) -> Program:
     yield store("handled", what)
     return Jump(afterwards)
 
