@@ -1,4 +1,6 @@
-"""Model: contexts go to a stub, its threads take them, spin, park and are woken (10-stub §4.1-4.3, §4.8, I1-I4; S-060, S-065, P-085).
+"""Model: contexts go to a stub, its threads take them, spin, park and are woken.
+
+Stands for 10-stub §4.1-4.4, §4.8 and I1 to I4 of §4.9, 20-platform §6.2 to §6.4; shows S-060, S-064, S-065, P-085.
 
 Left out: registers and interrupts (interrupts.py), how the sentry hears of what came back (ready_ring.py, give_back.py), who
 of several spinning threads leaves (spinning_queue.py; here chance says so), time.
@@ -7,11 +9,11 @@ Indices wrap early, so that index 0 comes up in the middle of a run, as it does 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from tests.models.catalogue import Bound, Mutant
 from tests.models.checker import Kind
+from tests.models.context_queue_stub import CLEARED, INVALID, NONE, QUEUE, SENTRY, SYSCALL, Config, take_token, thread
 from tests.models.programs import (
     Jump,
     Op,
@@ -21,246 +23,13 @@ from tests.models.programs import (
     Word,
     add,
     atomically,
-    cas,
     choose,
-    futex_wait,
     futex_wake,
     load,
     store,
     swap,
-    wait_until,
 )
 from tests.models.system import SC, TSO, Memory, Process, System, View
-
-NONE, SYSCALL = "NONE", "SYSCALL"
-INVALID: Final = "INVALID"
-CLEARED: Final = (0, INVALID)
-"""A slot without an entry, as the sentry and dequeue leave it: the index in its upper half is 0."""
-
-SENTRY, QUEUE = "sentry", "queue"
-STILL_ACTIVE: Final = -1
-RETRY: Final = "retry"
-
-
-@dataclass(frozen=True)
-class Config:
-    """Bounds, and which mutant. ``rounds``: how often each context is submitted. The last ``hogs`` contexts never come
-    back; the others must all the same. ``born``: so many threads are there from the beginning; submit asks for the others;
-    ``parked``: they have parked already. ``ring_only``: nobody parks or is kicked, threads look again and again.
-    """
-
-    threads: int = 2
-    rounds: tuple[int, ...] = (2, 1)
-    slots: int = 3
-    submitters: int = 1
-    born: int = 0
-    parked: bool = False
-    hogs: int = 0
-    spin: bool = False
-    spin_toggles: bool = False
-    creation_fails: bool = False
-    ring_only: bool = False
-    mutant: str = ""
-
-    @property
-    def contexts(self) -> int:
-        """How many there are."""
-        return len(self.rounds)
-
-    def is_hog(self, context: int) -> bool:
-        """Tell whether a context never comes back."""
-        return context >= self.contexts - self.hogs
-
-    @property
-    def modulus(self) -> int:
-        """Where indices wrap: 2^32, a multiple of the slots."""
-        return 4 * self.slots
-
-    @property
-    def first(self) -> int:
-        """The first index, the last before the wrap."""
-        return self.modulus - 1
-
-
-# ---- the stub: context_queue.c, give_back.c, switch.c ----
-
-
-def take_token(cfg: Config) -> Program:
-    """take_token (context_queue.c); 10-stub §4.3."""
-    tokens = yield load("num_threads_to_wakeup")
-    while tokens != 0:
-        if cfg.mutant == "token_taken_without_cas":
-            yield store("num_threads_to_wakeup", tokens - 1)
-            return True
-        if (yield cas("num_threads_to_wakeup", tokens, tokens - 1)):
-            return True
-        tokens = yield load("num_threads_to_wakeup")
-    return False
-
-
-def join_active_threads(cfg: Config) -> Program:
-    """join_active_threads (context_queue.c): a thread's first signal. As in park, the token goes first."""
-    if cfg.mutant == "counted_before_its_token_is_taken":
-        yield add("num_active_threads", 1)
-    yield from take_token(cfg)
-    if cfg.mutant != "counted_before_its_token_is_taken":
-        yield add("num_active_threads", 1)
-
-
-def claim(me: int, slot: Word, entry: Value) -> Op:
-    """The compare-and-swap of dequeue, which makes the context this thread's; the result tells who had it, None: it failed."""
-    context = entry[1]
-
-    def run(now: Value, owner: Value) -> tuple[Value, tuple[Value, ...]]:
-        return (owner, (CLEARED, me)) if now == entry else (None, (now, owner))
-
-    return atomically("cas", (slot, ("owner", context)), run)
-
-
-def dequeue(cfg: Config, me: int) -> Program:
-    """dequeue, own_context (context_queue.c); 10-stub §4.2. The context, or None."""
-    context = RETRY
-    while context == RETRY:
-        context = yield from try_dequeue(cfg, me)
-    return context
-
-
-def try_dequeue(cfg: Config, me: int) -> Program:
-    """One turn of dequeue's loop."""
-    start = yield load("start")
-    if (yield load("end")) == start:
-        return None
-    slot = start % cfg.slots
-    entry = yield load(("ring", slot))
-    if entry[0] != start and cfg.mutant != "entry_without_index":
-        return RETRY
-    del start
-    if entry[1] == INVALID:
-        if cfg.mutant == "no_look_at_the_id":
-            raise Violation("BAD_CONTEXT_ID")
-        return RETRY
-    if cfg.mutant == "start_before_claim":
-        yield count_start(cfg)
-    owner = yield claim(me, ("ring", slot), entry)
-    if owner is None:
-        return RETRY
-    if owner != QUEUE:
-        raise Violation(f"context {entry[1]} is run by {owner} already")
-    context = entry[1]
-    del owner, slot, entry
-    if cfg.mutant != "start_before_claim":
-        yield count_start(cfg)
-    yield store(("thread_id", context), me)
-    return context
-
-
-def count_start(cfg: Config) -> Op:
-    """start += 1"""
-    return atomically("add", ("start",), lambda start: (None, ((start + 1) % cfg.modulus,)))
-
-
-def spin(cfg: Config, me: int) -> Program:
-    """Spin (context_queue.c); 10-stub §4.4. A context, or what `active` is now: chance says when the time is up."""
-    while True:
-        context = yield from dequeue(cfg, me)
-        if context is not None:
-            return context, STILL_ACTIVE
-        if cfg.spin_toggles and (yield load("fast_path_disabled")) != 0:
-            return None, STILL_ACTIVE
-        active = yield from leave_as_surplus()
-        if active != STILL_ACTIVE:
-            return None, active
-        if (yield choose("spinning_queue_remove_first", "expired", "young")) == "expired":
-            return None, STILL_ACTIVE
-
-
-def leave_as_surplus() -> Program:
-    """Part of spin: more threads than contexts awake (S-069)."""
-    threads = yield load("num_active_threads")
-    awake = yield load("num_awake_contexts")
-    if awake < threads and (yield cas("num_active_threads", threads, threads - 1)):
-        return threads - 1
-    return STILL_ACTIVE
-
-
-def park(cfg: Config, me: int) -> Program:
-    """Park, back_to_work (context_queue.c); S-064."""
-    while True:
-        if not (yield from take_token(cfg)):
-            yield futex_wait([("num_threads_to_wakeup", 0)])
-            continue
-        if cfg.mutant == "counted_before_it_has_work":
-            yield add("num_active_threads", 1)
-        context = yield from dequeue(cfg, me)
-        if context is not None:
-            if cfg.mutant != "counted_before_it_has_work":
-                yield add("num_active_threads", 1)
-            return context
-        if cfg.mutant == "counted_before_it_has_work":
-            yield add("num_active_threads", -1)
-
-
-def get_context(cfg: Config, me: int) -> Program:
-    """get_context (context_queue.c); 10-stub §4.3."""
-    active = STILL_ACTIVE
-    context = yield from dequeue(cfg, me)
-    while context is None and cfg.ring_only:
-        context = yield from dequeue(cfg, me)
-    if context is None and cfg.spin and (yield load("fast_path_disabled")) == 0:
-        context, active = yield from spin(cfg, me)
-    if context is not None:
-        return context
-    if cfg.mutant == "last_look_before_it_is_counted_out":
-        context = yield from dequeue(cfg, me)
-        if context is not None:
-            return context
-    if active == STILL_ACTIVE:
-        active = yield add("num_active_threads", -1)
-        active -= 1
-    if cfg.mutant not in ("no_last_look", "last_look_before_it_is_counted_out"):
-        context = yield from last_look(cfg, me, active)
-        if context is not None:
-            return context
-    return (yield from park(cfg, me))
-
-
-def last_look(cfg: Config, me: int, active: int) -> Program:
-    """B2 and B3 of the argument at the head of context_queue.c."""
-    if (yield load("num_active_contexts")) <= active:
-        return None
-    context = yield from dequeue(cfg, me)
-    if context is not None:
-        yield add("num_active_threads", 1)
-    return context
-
-
-def give_back(me: int, context: int) -> Program:
-    """give_back (give_back.c); 10-stub §4.1. Panics are left out."""
-    yield add("num_active_contexts", -1)
-    yield store(("thread_id", context), INVALID)
-    yield swap(("state", context), SYSCALL, ghost={("owner", context): SENTRY})
-
-
-def thread(cfg: Config, me: int) -> Program:
-    """A sysmsg thread: from its creation to its first context."""
-    if cfg.parked and me < cfg.born:
-        context = yield from park(cfg, me)
-        return Jump(work, (cfg, me, context))
-    yield wait_until(bool, ("born", me))
-    yield from join_active_threads(cfg)
-    context = yield from get_context(cfg, me)
-    return Jump(work, (cfg, me, context))
-
-
-def work(cfg: Config, me: int, context: int) -> Program:
-    """switch_context (switch.c), without interrupts: a context, which makes a system call or runs for ever, and the next."""
-    if cfg.is_hog(context):
-        yield wait_until(lambda: False)
-    yield from give_back(me, context)
-    del context
-    following = yield from get_context(cfg, me)
-    return Jump(work, (cfg, me, following))
-
 
 # ---- the sentry: submit.c, dispatcher.py ----
 
@@ -276,7 +45,7 @@ def enqueue(cfg: Config, context: int) -> Program:
 
 
 def take_index(cfg: Config) -> Op:
-    """The counting of `end`, and the look at `start`: None when there is no room."""
+    """Count `end` up, and look at `start`. The result is the index to write, None when there is no room."""
 
     def run(end: Value, start: Value) -> tuple[Value, tuple[Value, ...]]:
         after = (end + 1) % cfg.modulus
@@ -294,7 +63,7 @@ def kick(cfg: Config) -> Program:
 
 
 def leave_token(cfg: Config) -> Program:
-    """The first half of kick: a token, and a wake-up, if there are more contexts than threads and tokens."""
+    """Leave a token and wake a thread, if there are more contexts than threads and tokens: the first half of kick."""
     token = cfg.mutant in ("token_counted_in_its_own_decision", "token_taken_back")
     if token:
         yield add("num_threads_to_wakeup", 1)
@@ -324,7 +93,7 @@ def threads_expected(cfg: Config) -> Program:
 
 
 def create_thread(cfg: Config, wanted: int) -> Program:
-    """The answer 1 of submit, and Dispatcher._react: one more thread, which the host may refuse unless it is the first."""
+    """Make one more thread (submit's answer 1, Dispatcher._react); the host may refuse unless it is the first."""
     threads = yield load("threads")
     if threads >= cfg.threads or threads >= wanted:
         return
@@ -461,7 +230,7 @@ def system(cfg: Config, memory: Memory = SC) -> System:
 
 
 def bounds() -> dict[str, Bound]:
-    """Sizes in which the protocol holds."""
+    """Return sizes in which the protocol holds."""
     parked = Config(rounds=(1, 1), hogs=1, born=2, parked=True)
     return {
         "3 hand-overs": Bound(system(Config())),
@@ -487,17 +256,17 @@ def bounds() -> dict[str, Bound]:
     }
 
 
-STARVED: Final = {"rounds": (1, 1), "hogs": 1, "born": 2, "parked": True}
+STARVED: Final[dict[str, Value]] = {"rounds": (1, 1), "hogs": 1, "born": 2, "parked": True}
 """Two threads that sleep, and a context that keeps one of them: the other context needs the other thread."""
 
 
 def mutants() -> dict[str, Mutant]:
-    """What goes wrong without each of the protocol's means."""
+    """Return what goes wrong without each of the protocol's means."""
 
     def mutant(name: str, finds: Kind | None, **changes: Value) -> Mutant:
         return Mutant(system(Config(**changes, mutant=name)), finds)
 
-    found = {
+    found: dict[str, tuple[Kind | None, dict[str, Value]]] = {
         "no_last_look": (Kind.STUCK, {"rounds": (1, 1)}),
         "last_look_before_it_is_counted_out": (Kind.STUCK, {"rounds": (1, 1)}),
         "counted_before_it_has_work": (Kind.STUCK, {"hogs": 1}),

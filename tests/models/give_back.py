@@ -1,4 +1,6 @@
-"""Model: a context comes back to a sentry that polls for a while and then sleeps on its state (10-stub §4.1, §4.8; S-062, S-063).
+"""Model: a context comes back to a sentry that polls for a while and then sleeps on its state.
+
+Stands for 10-stub §4.1 and 20-platform §6.4, §6.6; shows S-062, S-063.
 
 This is upstream's sentry, which changes sentry_fast_path while the context is out there. Ours sets it before it hands the
 context over (release_context in submit.c) and needs no such care; but our stub has to serve upstream's sentry, too.
@@ -60,7 +62,7 @@ def sentry(cfg: Config, left: int) -> Program:
 
 
 def sleep_on_state(cfg: Config) -> Program:
-    """The kernel's futex_wait has a full barrier before it reads the word; the mutant is a futex without it."""
+    """Sleep. The kernel's futex_wait has a full barrier before it reads the word; the mutant is a futex without it."""
     barrier = cfg.mutant != "futex_wait_without_barrier"
     if barrier:
         yield fence()
@@ -79,7 +81,7 @@ def system(cfg: Config, memory: Memory = SC) -> System:
 
 
 def bounds() -> dict[str, Bound]:
-    """Sizes in which the protocol holds."""
+    """Return sizes in which the protocol holds."""
     return {
         "10 hand-overs": Bound(system(Config(10))),
         "10 hand-overs, TSO": Bound(system(Config(10), TSO)),
@@ -87,7 +89,7 @@ def bounds() -> dict[str, Bound]:
 
 
 def mutants() -> dict[str, Mutant]:
-    """What goes wrong without each of the protocol's means."""
+    """Return what goes wrong without each of the protocol's means."""
     names = (
         "state_store_without_seq_cst",
         "futex_wait_without_barrier",

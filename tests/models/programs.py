@@ -193,6 +193,7 @@ class Automata:
     ) -> Node:
         node = Node(program, arguments, history)
         generator = program(*arguments)
+        key: Hashable
         try:
             node.op = next(generator)
             for result in history:
@@ -216,6 +217,7 @@ def _place(generator: Program) -> tuple[Hashable, str]:
     inner: object = generator
     while isinstance(inner, GeneratorType):
         frame = inner.gi_frame
+        assert frame is not None
         variables = tuple(frame.f_locals.items())
         if any(isinstance(value, FunctionType) for _, value in variables):
             raise TypeError(f"{frame.f_code.co_name} keeps a function in a variable: no two of them are equal")

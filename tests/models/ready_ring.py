@@ -56,7 +56,7 @@ class Config:
 
 
 def stub_thread(cfg: Config, me: int, left: int) -> Program:
-    """A thread that gives its context (which has its number) back whenever it is submitted."""
+    """Be a thread that gives its context (which has its number) back whenever it is submitted."""
     if left == 0:
         return None
     yield wait_until(bool, ("submitted", me))
@@ -81,7 +81,7 @@ def push_ready(cfg: Config, ring: int, context: int) -> Program:
 
 
 def ring_bell(cfg: Config, ring: int) -> Program:
-    """The second half of push_ready."""
+    """Ring the bell if the sentry sleeps: the second half of push_ready."""
     if (yield load(("waiting", ring))) == 0:
         return
     if cfg.mutant != "wakes_without_ringing":
@@ -214,7 +214,7 @@ def system(cfg: Config, memory: Memory = SC) -> System:
 
 
 def bounds() -> dict[str, Bound]:
-    """Sizes in which the protocol holds."""
+    """Return sizes in which the protocol holds."""
     return {
         "2 threads, one space": Bound(system(Config(rounds=1))),
         "2 threads, one space, 2 rounds": Bound(system(Config(wakes=0))),
@@ -228,7 +228,7 @@ def bounds() -> dict[str, Bound]:
 
 
 def mutants() -> dict[str, Mutant]:
-    """What goes wrong without each of the protocol's means."""
+    """Return what goes wrong without each of the protocol's means."""
     one = Config((0,), rounds=2, wakes=0)
 
     def mutant(name: str, finds: Kind, cfg: Config = one) -> Mutant:

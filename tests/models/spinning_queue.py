@@ -31,7 +31,7 @@ class Config:
 
 
 def counter() -> Op:
-    """The time: a new one at each look, never 0."""
+    """Read the time: a new one at each look, never 0."""
     return atomically("counter", ["time"], lambda time: (time, (time + 1,)))
 
 
@@ -96,7 +96,7 @@ def try_remove_first(cfg: Config, timeout: int) -> Program:
 
 
 def start_before_clear(cfg: Config, start: int) -> Program:
-    """The mutant: the entry is claimed by moving `start` on, and its slot is cleared afterwards."""
+    """Claim the entry by moving `start` on, and clear its slot afterwards: the mutant."""
     if not (yield cas("start", start, start + 1)):
         return None
     times = yield load(("num_times_re_enqueued", start % cfg.slots))
@@ -154,7 +154,7 @@ def system(cfg: Config, memory: Memory = SC) -> System:
 
 
 def bounds() -> dict[str, Bound]:
-    """Sizes in which the protocol holds."""
+    """Return sizes in which the protocol holds."""
     return {
         "2 threads": Bound(system(Config())),
         "2 threads, TSO": Bound(system(Config(), TSO)),
@@ -166,7 +166,7 @@ def bounds() -> dict[str, Bound]:
 
 
 def mutants() -> dict[str, Mutant]:
-    """What goes wrong without each of the protocol's means."""
+    """Return what goes wrong without each of the protocol's means."""
     return {
         "start_before_clear": Mutant(system(Config(mutant="start_before_clear")), Kind.TRAPPED),
         "len_from_indices": Mutant(system(Config(slots=1, mutant="len_from_indices")), Kind.TRAPPED),

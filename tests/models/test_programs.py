@@ -1,7 +1,7 @@
 """Programs as models: what programs.py and system.py promise, on programs of a few lines."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,9 @@ from tests.models.programs import (
     SIGNAL,
     Jump,
     Program,
+    Value,
     Violation,
+    Word,
     add,
     cas,
     choose,
@@ -60,7 +62,7 @@ def test_a_store_and_a_later_load_change_places_under_tso_only(memory: Memory, h
     def invariant(view: View) -> str | None:
         return "neither saw the other" if ended(view) and (view["seen_x"], view["seen_y"]) == (0, 0) else None
 
-    words = {"x": 0, "y": 0, "seen_x": -1, "seen_y": -1}
+    words: dict[Word, Value] = {"x": 0, "y": 0, "seen_x": -1, "seen_y": -1}
     both = [Process("a", writes_then_reads, ("x", "y", how)), Process("b", writes_then_reads, ("y", "x", how))]
     counterexample = found(System(words, both, ended, invariant, memory))
     assert (counterexample is not None) == both_can_miss
@@ -183,8 +185,7 @@ def kills() -> Program:
 
 
 @pytest.mark.parametrize(("program", "results"), [(handler, {EINTR, EAGAIN}), (gives_up, {"elsewhere"})])
-def test_a_signal_ends_a_sleep_and_the_handler_decides_what_goes_on(program: object, results: set[object]) -> None:
-    assert callable(program)
+def test_a_signal_ends_a_sleep_and_its_handler_decides(program: Callable[..., Program], results: set[object]) -> None:
     seen = set()
 
     def invariant(view: View) -> str | None:
@@ -194,7 +195,7 @@ def test_a_signal_ends_a_sleep_and_the_handler_decides_what_goes_on(program: obj
                 return "the handler did not learn what it interrupted"
         return None
 
-    words = {"word": 0, "other": 0, "result": 1, "handled": ""}
+    words: dict[Word, Value] = {"word": 0, "other": 0, "result": 1, "handled": ""}
     system = System(words, [Process("a", interrupted, handler=program), Process("b", kills)], ended, invariant)
     assert found(system) is None
     assert seen == results
@@ -223,7 +224,9 @@ def test_chance_is_fair() -> None:
 
 
 def keeps_a_function() -> Program:
-    square = lambda n: n * n  # noqa: E731
+    def square(n: int) -> int:
+        return n * n
+
     yield store("n", square(2))
     yield store("n", square(3))
 
