@@ -18,3 +18,4 @@ class Mutant(NamedTuple):
 
     system: System
     finds: Kind | None
+    slow: bool = False

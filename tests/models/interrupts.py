@@ -183,6 +183,8 @@ def mutants() -> dict[str, Mutant]:
         "no_locked_instruction": (Kind.STUCK, Config(1), TSO),
         "flag_stored_without_barrier": (Kind.STUCK, Config(1), TSO),
     }
+    slow = ("fp_not_captured_but_unchanged", "fp_forgotten_when_it_bounces")
     return {
-        name: Mutant(system(replace(cfg, mutant=name), memory), finds) for name, (finds, cfg, memory) in found.items()
+        name: Mutant(system(replace(cfg, mutant=name), memory), finds, name in slow)
+        for name, (finds, cfg, memory) in found.items()
     }
