@@ -1,19 +1,20 @@
 """Compares variants with the oracle over many snippets, and shrinks what does not agree."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
 from tests.differential.fpstate import FpFormat
 from tests.differential.generate import cpu_features, from_seed
-from tests.differential.snippet import Layout, Loop, Node, Snippet, Unit, listing
+from tests.differential.snippet import Layout, Loop, Node, Snippet, listing
 from tests.differential.trace import Note, Trace, difference
 from tests.differential.variants import ORACLE, Variant
 from tests.differential.worker import UnusableError, Worker, WorkerError
 
 BATCH: Final = 50
-SHRINKING: Final = 400
-"""Runs that shrinking may take."""
+SHRINKING: Final = 45.0
+"""Seconds that shrinking may take."""
 ATTEMPTS: Final = 3
 """Times a smaller snippet is run before it counts as agreeing: what depends on timing does not always show."""
 
@@ -50,57 +51,42 @@ class Comparison:
     def compare(self, snippets: Sequence[Snippet]) -> list[Mismatch]:
         """Run snippets everywhere. Returns the first mismatch of each variant."""
         with ThreadPoolExecutor(self._jobs) as pool:
-            wanted_answer, *answers = pool.map(
-                lambda worker: _run(worker, snippets), [self.oracle, *self.workers]
-            )
-        wanted = wanted_answer[0]
+            wanted, *answers = pool.map(lambda worker: _digests(worker, snippets), [self.oracle, *self.workers])
         found = []
-        for worker, (digests, traces) in zip(self.workers, answers, strict=True):
+        for worker, digests in zip(self.workers, answers, strict=True):
             for index, snippet in enumerate(snippets):
-                mine = digests[index] if index < len(digests) else ()
-                if mine != (wanted[index] if index < len(wanted) else None):
-                    last = traces[index] if index < len(traces) else None
-                    found.append(self._explain(worker, snippet, last))
+                if _at(digests, index) != _at(wanted, index) or not _at(wanted, index):
+                    mismatch = self._differs(worker, snippet, index, len(digests)) or self._differs(worker, snippet)
+                    once = Mismatch(worker.variant, snippet, 0, [], [Note("differed", b"once, and not again")])
+                    found.append(mismatch or once)
                     break
         return found
 
-    def _explain(self, worker: Worker, snippet: Snippet, traces: list[Trace] | None) -> Mismatch:
-        """Run a snippet again for its traces. What does not show again is reported all the same."""
-        wanted = _traces(self.oracle, snippet)
-        for _ in range(ATTEMPTS):
-            found = traces or _traces(worker, snippet)
-            traces = None
+    def _differs(self, worker: Worker, snippet: Snippet, index: int = 0, known: int = 0) -> Mismatch | None:
+        """Compare the traces of a snippet: those of the last run, if its digests are ``known``, or else of new runs."""
+        recalled = index < known
+        wanted = _guarded(lambda: self.oracle.recall(index) if recalled else self.oracle.trace(snippet))
+        for _ in range(1 if recalled else ATTEMPTS):
+            found = _guarded(lambda: worker.recall(index) if recalled else worker.trace(snippet))
             for twin, (a, b) in enumerate(zip(wanted, found, strict=False)):
                 if a != b:
                     return Mismatch(worker.variant, snippet, twin, a, b)
-        return Mismatch(worker.variant, snippet, 0, [], [Note("differed", b"once, and not again")])
+        return None
 
     def shrink(self, mismatch: Mismatch) -> Mismatch:
         """Return the smallest snippet found on which the same variant still does not agree."""
         worker = next(worker for worker in self.workers if worker.variant == mismatch.variant)
-        runs = 0
+        give_up = time.monotonic() + SHRINKING
         progress = True
-        while progress and runs < SHRINKING:
+        while progress and time.monotonic() < give_up:
             progress = False
             for smaller in reductions(mismatch.snippet):
-                runs += 1
-                found = self._differs(worker, smaller)
+                found = self._differs(worker, smaller) if Layout(smaller).fits() else None
                 if found is not None:
                     mismatch, progress = found, True
-                    break
-                if runs >= SHRINKING:
+                if progress or time.monotonic() > give_up:
                     break
         return mismatch
-
-    def _differs(self, worker: Worker, snippet: Snippet) -> Mismatch | None:
-        if not Layout(snippet).fits():
-            return None
-        wanted = _traces(self.oracle, snippet)
-        for _ in range(ATTEMPTS):
-            for twin, (a, b) in enumerate(zip(wanted, _traces(worker, snippet), strict=False)):
-                if a != b:
-                    return Mismatch(worker.variant, snippet, twin, a, b)
-        return None
 
     def close(self) -> None:
         """End all processes."""
@@ -108,17 +94,22 @@ class Comparison:
             worker.close()
 
 
-def _run(worker: Worker, snippets: Sequence[Snippet]) -> tuple[list[tuple[bytes, ...]], list[list[Trace]]]:
+def _digests(worker: Worker, snippets: Sequence[Snippet]) -> list[tuple[bytes, ...]]:
+    """Run snippets. Those that did not come back have no digests."""
     try:
-        answer = worker.run(snippets)
-    except WorkerError as error:
-        return [], [[[Note("worker", str(error).encode())]]]
-    return answer.digests, answer.traces
+        return worker.run(snippets).digests
+    except WorkerError:
+        return []
 
 
-def _traces(worker: Worker, snippet: Snippet) -> list[Trace]:
+def _at(digests: Sequence[tuple[bytes, ...]], index: int) -> tuple[bytes, ...]:
+    return digests[index] if index < len(digests) else ()
+
+
+def _guarded(function: Callable[[], list[Trace]]) -> list[Trace]:
+    """Return traces; a worker that ended is one, too."""
     try:
-        return worker.run([snippet], want_traces=True).traces[0]
+        return function()
     except WorkerError as error:
         return [[Note("worker", str(error).encode())]]
 
@@ -146,7 +137,7 @@ def reductions(snippet: Snippet) -> Iterator[Snippet]:
             for inner in range(len(node.body)):
                 if len(node.body) > 1:
                     yield replaced(index, node._replace(body=(*node.body[:inner], *node.body[inner + 1 :])))
-        elif not node.name.startswith("away"):
+        else:
             for inner in range(len(node.instrs)):
                 if len(node.instrs) > 1:
                     yield replaced(index, node._replace(instrs=(*node.instrs[:inner], *node.instrs[inner + 1 :])))
@@ -190,8 +181,3 @@ def _report(comparison: Comparison, mismatch: Mismatch, snippets: Sequence[Snipp
     rerun = f"python -m tests.differential --seed {seed} --first {index} --count 1 --variants {mismatch.variant.name}"
     original = mismatch.snippet
     return report(comparison.shrink(mismatch), original, f"seed {seed}, index {index}", rerun)
-
-
-def is_unit(node: Node) -> bool:
-    """Tell units from loops."""
-    return isinstance(node, Unit)

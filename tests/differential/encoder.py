@@ -209,16 +209,6 @@ def pop(d: int) -> Instr:
     return Instr((b"\x41" if d >= 8 else b"") + bytes((0x58 | d & 7,)), f"pop {NAMES64[d]}", READ)
 
 
-def or_top(value: int) -> Instr:
-    """``or dword [rsp], value``."""
-    return Instr(b"\x81\x0c\x24" + value.to_bytes(4, "little"), f"or DWORD PTR [rsp],{value:#x}", WRITE)
-
-
-def and_top(value: int) -> Instr:
-    """``and dword [rsp], value``."""
-    return Instr(b"\x81\x24\x24" + value.to_bytes(4, "little"), f"and DWORD PTR [rsp],{value:#x}", WRITE)
-
-
 PUSHF: Final = raw("9c", "pushf", WRITE)
 POPF: Final = raw("9d", "popf", READ)
 REP_STOSB: Final = raw("f3aa", "rep stos BYTE PTR es:[rdi],al", WRITE)

@@ -8,7 +8,7 @@ its own and shrink what was drawn. What no snippet does, and why:
 * use GS: it belongs to the stub where call sites may be patched;
 * jump right at a patchable site's ``syscall`` with another number in eax, or single-step through a patchable site: patching
   is known not to keep these apart (10-stub §6.5, §5);
-* set EFLAGS.ID or NT: signal frames do not restore them;
+* set EFLAGS.ID or NT: rt_sigreturn leaves both as they are, so that on systrap they stay with the host thread;
 * use the numbers 335 and 336 (uretprobe, uprobe): Linux lets them pass every seccomp filter since 6.14, and sends SIGILL where
   they do not belong. A guest that is trapped by seccomp gets that signal, others an unknown system call;
 * have one of the host kernel's restart codes, -512…-516 in all 64 bits, for a number: before the signal is delivered, the kernel
@@ -21,6 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from systrap.arch import x86_64 as cpu
 from systrap.host.auxv import auxiliary_vector
 from tests.differential import encoder as x86
 from tests.differential import generate_fp as floats
@@ -35,6 +36,8 @@ Recipe = Callable[[Random], Instrs]
 _AT_HWCAP2: Final = 26
 _FSGSBASE: Final = 2
 _U64: Final = (1 << 64) - 1
+_AC: Final = 0x40000
+_STATUS_FLAGS: Final = (0x1, 0x4, 0x10, 0x40, 0x80, 0x400, 0x800)
 _INTERESTING: Final = (0, 1, 2, 0x7F, 0x80, 0xFFFFFFFF, 1 << 31, 1 << 32, 1 << 63, _U64, _U64 - 1, 0x5555555555555555)
 _NOT_FILTERED: Final = (335, 336)
 _BAD_ADDRESSES: Final = (0, 8, 0x1000, 1 << 46, 1 << 47, (1 << 47) - 8, 1 << 63, _U64 - 7, 0xFFFF800000000000)
@@ -121,12 +124,23 @@ def flags(random: Random) -> Instrs:
     return tuple(random.choice(x86.FLAG_CHANGES) for _ in range(random.randint(1, 3)))
 
 
+def load_flags(random: Random, *extra: int) -> Instrs:
+    """Load the flags from the stack: random ones and ``extra``. The stack is where it should be, so that no others are."""
+    flags = 0x202 | sum(extra) | sum(flag for flag in _STATUS_FLAGS if random.random() < 0.5)
+    return (x86.lea(RSP, R13, s.STACK_TOP), x86.mov_imm32(RDX, flags), x86.push(RDX), x86.POPF)
+
+
+def read_flags(random: Random) -> Instrs:
+    """Load flags, and let the guest see after some event what has become of them."""
+    event = random.choice(((), syscall_any(random), patchable(random), fault(random)))
+    return (*load_flags(random), *event, x86.PUSHF, x86.pop(register(random)))
+
+
 def alignment(random: Random) -> Instrs:
     """Set AC, then access memory, perhaps unaligned; and clear it again."""
     reach = s.PLAIN + 8 * random.randrange(64) + random.choice((0, 0, 0, 1, 4))
     middle = (*syscall_any(random), x86.store(R13, reach, register(random)))
-    clear = (x86.PUSHF, x86.and_top(~0x40000 & 0xFFFFFFFF), x86.POPF)
-    return (x86.PUSHF, x86.or_top(0x40000), x86.POPF, *middle, *clear)
+    return (*load_flags(random, _AC), *middle, *load_flags(random))
 
 
 def single_step(random: Random) -> Instrs:
@@ -134,8 +148,8 @@ def single_step(random: Random) -> Instrs:
     following: Instrs = random.choice(
         ((x86.NOP,), (x86.UD2,), (x86.INT3,), (x86.SYSCALL,), (x86.load(RDX, R13, s.LAZY),), (x86.CLD, x86.SYSCALL))
     )
-    before = (x86.mov_imm32(RDX, random.randrange(500)), x86.mov32(RAX, RDX))
-    return (*before, x86.PUSHF, x86.or_top(0x100), x86.POPF, *following, x86.NOP)
+    before = (*load_flags(random, cpu.EFLAGS_TF)[:-1], x86.mov_imm32(RAX, random.randrange(300)))
+    return (*before, x86.POPF, *following, x86.NOP)
 
 
 # Memory.
@@ -291,7 +305,7 @@ def wild_jump(random: Random) -> Instrs:
 
 
 RECIPES: Final[tuple[tuple[int, Recipe], ...]] = (
-    (8, set_registers), (8, arithmetic), (4, flags), (2, alignment), (2, single_step), (10, memory_access), (2, bad_address),
+    (8, set_registers), (8, arithmetic), (3, flags), (3, read_flags), (2, alignment), (2, single_step), (10, memory_access), (2, bad_address),
     (4, stack), (4, red_zone), (4, no_stack), (3, string), (14, patchable), (10, syscall_any), (4, look_alike), (2, gate32),
     (2, at_page_start), (2, site_at_page_start), (3, site_across_pages), (2, vsyscall), (4, fault), (2, division), (2, wild_jump),
     (6, floats.legacy), (6, floats.sse), (2, floats.exception), (2, floats.control),

@@ -106,15 +106,20 @@ def main() -> None:
         return
     pickle.dump(None, answers)
     answers.flush()
+    traces: list[list[Trace]] = []
     while True:
         try:
-            snippets, want_traces = pickle.load(sys.stdin.buffer)
+            request = pickle.load(sys.stdin.buffer)
         except EOFError:
             os._exit(0)
+        if isinstance(request, int):
+            pickle.dump(traces[request], answers)
+            answers.flush()
+            continue
         statistics: Counter[str] = Counter()
-        traces, hang = laboratory.run(snippets, statistics)
+        traces, hang = laboratory.run(request, statistics)
         digests = [tuple(digest(trace) for trace in twins) for twins in traces]
-        pickle.dump(Answer(digests, statistics, hang, traces if want_traces or hang else []), answers)
+        pickle.dump(Answer(digests, statistics, traces[-1] if hang else None), answers)
         answers.flush()
         if hang:
             os._exit(1)
