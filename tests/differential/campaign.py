@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
+from tests.differential.encoder import POPF
 from tests.differential.fpstate import FpFormat
 from tests.differential.generate import cpu_features, from_seed
 from tests.differential.snippet import Layout, Loop, Node, Snippet, listing
@@ -137,7 +138,7 @@ def reductions(snippet: Snippet) -> Iterator[Snippet]:
             for inner in range(len(node.body)):
                 if len(node.body) > 1:
                     yield replaced(index, node._replace(body=(*node.body[:inner], *node.body[inner + 1 :])))
-        else:
+        elif POPF not in node.instrs:
             for inner in range(len(node.instrs)):
                 if len(node.instrs) > 1:
                     yield replaced(index, node._replace(instrs=(*node.instrs[:inner], *node.instrs[inner + 1 :])))

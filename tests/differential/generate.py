@@ -8,7 +8,7 @@ its own and shrink what was drawn. What no snippet does, and why:
 * use GS: it belongs to the stub where call sites may be patched;
 * jump right at a patchable site's ``syscall`` with another number in eax, or single-step through a patchable site: patching
   is known not to keep these apart (10-stub §6.5, §5);
-* set EFLAGS.ID or NT: rt_sigreturn leaves both as they are, so that on systrap they stay with the host thread;
+* set EFLAGS.ID or NT: they stay with the host thread (see trace.MASKS), and PUSHF would show them;
 * use the numbers 335 and 336 (uretprobe, uprobe): Linux lets them pass every seccomp filter since 6.14, and sends SIGILL where
   they do not belong. A guest that is trapped by seccomp gets that signal, others an unknown system call;
 * have one of the host kernel's restart codes, -512…-516 in all 64 bits, for a number: before the signal is delivered, the kernel

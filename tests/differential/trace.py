@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tests.differential.fpstate import FpFormat
 
 SIGSEGV: Final = 11
+EFLAGS_NT: Final = 1 << 14
+EFLAGS_ID: Final = 1 << 21
 _PAGE_FAULTS: Final = (1, 2)
 _VSYSCALL: Final = (0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000)
 _ENTRIES: Final = (0xFFFFFFFFFF600000, 0xFFFFFFFFFF600400, 0xFFFFFFFFFF600800)
@@ -25,6 +27,7 @@ MASKS: Final = {
     "gs_base": "reserved for the stub's threads where call sites may be patched; snippets do not use it.",
     "ds, es, fs, gs selectors": "signal frames do not hold ds and es; the platforms load the host's (P-042).",
     "eflags.RF": "set by the CPU for the restart of a faulting instruction; it says nothing about the guest.",
+    "eflags.ID, eflags.NT": "neither rt_sigreturn nor PTRACE_SETREGS sets them: they stay with the host thread.",
     "access of a page fault, on ptrace only": "ptrace does not tell it: a first write to an unmapped page is reported as a read,"
     " every refusal of a mapped page as a write (20-platform §4.3). There the access that the generator knows of is"
     " taken; systrap has to report that one by itself.",
@@ -84,7 +87,7 @@ def masked_regs(regs: "memoryview[int]", native_call: bool) -> list[int]:
     values[cpu.GS_BASE] = 0
     for index in _SELECTORS:
         values[index] = 0
-    values[cpu.EFLAGS] &= ~cpu.EFLAGS_RF
+    values[cpu.EFLAGS] &= ~(cpu.EFLAGS_RF | EFLAGS_NT | EFLAGS_ID)
     if native_call:
         values[cpu.RCX] = values[cpu.R11] = 0
     return values
