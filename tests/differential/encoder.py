@@ -24,7 +24,14 @@ READ, WRITE, NONE = Access.READ, Access.WRITE, Access.NONE
 
 CONDITIONS: Final = ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g")
 BINARY: Final = {"add": 0x01, "or": 0x09, "adc": 0x11, "sbb": 0x19, "and": 0x21, "sub": 0x29, "xor": 0x31, "cmp": 0x39}
-UNARY: Final = {"not": (0xF7, 2), "neg": (0xF7, 3), "mul": (0xF7, 4), "imul": (0xF7, 5), "inc": (0xFF, 0), "dec": (0xFF, 1)}
+UNARY: Final = {
+    "not": (0xF7, 2),
+    "neg": (0xF7, 3),
+    "mul": (0xF7, 4),
+    "imul": (0xF7, 5),
+    "inc": (0xFF, 0),
+    "dec": (0xFF, 1),
+}
 SHIFTS: Final = {"rol": 0, "ror": 1, "rcl": 2, "rcr": 3, "shl": 4, "shr": 5, "sar": 7}
 
 
@@ -214,7 +221,15 @@ POPF: Final = raw("9d", "popf", READ)
 REP_STOSB: Final = raw("f3aa", "rep stos BYTE PTR es:[rdi],al", WRITE)
 REP_MOVSB: Final = raw("f3a4", "rep movs BYTE PTR es:[rdi],BYTE PTR ds:[rsi]", READ)
 CLD, STD = raw("fc", "cld"), raw("fd", "std")
-FLAG_CHANGES: Final = (CLD, STD, raw("f8", "clc"), raw("f9", "stc"), raw("f5", "cmc"), raw("9e", "sahf"), raw("9f", "lahf"))
+FLAG_CHANGES: Final = (
+    CLD,
+    STD,
+    raw("f8", "clc"),
+    raw("f9", "stc"),
+    raw("f5", "cmc"),
+    raw("9e", "sahf"),
+    raw("9f", "lahf"),
+)
 
 # Control.
 
@@ -230,10 +245,18 @@ PRIVILEGED: Final = (
     raw("0f01f8", "swapgs"),
 )  # fmt: skip
 """What only a kernel may do: a general protection fault."""
-UNDEFINED: Final = (UD2, raw("06", "(bad)"), raw("0fb9c0", "ud1 eax,eax"), raw("f00f0b", "lock ud2"), raw("f090", "lock nop"))
+UNDEFINED: Final = (
+    UD2,
+    raw("06", "(bad)"),
+    raw("0fb9c0", "ud1 eax,eax"),
+    raw("f00f0b", "lock ud2"),
+    raw("f090", "lock nop"),
+)
 """What no CPU knows. 06 is what patching puts into call sites."""
-TRAPS: Final = (INT3, raw("cd03", "int 0x3"), raw("f1", "int1"), raw("cd04", "int 0x4"))
-"""Software interrupts that Linux lets everybody use: reported behind the instruction."""
+TRAPS: Final = (INT3, raw("cd03", "int 0x3"), raw("f1", "int1"))
+"""Software interrupts that Linux lets everybody use: SIGTRAP, reported behind the instruction."""
+OVERFLOW: Final = raw("cd04", "int 0x4")
+"""The same, but SIGSEGV."""
 
 
 def jump_to(reg: int) -> Instr:

@@ -1,10 +1,11 @@
-"""One address space of a differential run: its pages, and how a platform reaches the code in them (platform.GuestCode)."""
+"""One address space of a differential run: what is mapped, and what is done to it between and during snippets."""
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from systrap.memory import MemoryFile
-from systrap.platform import Access, AddressSpace, MapRequest, Platform, UnmapRequest
+from systrap.platform import Access, MapRequest, Platform, UnmapRequest
 from tests.differential import snippet as s
+from tests.differential.guest_pages import GuestPages, Page
 from tests.differential.snippet import PAGE, Layout, Snippet
 
 R, W, X = Access.READ, Access.WRITE, Access.EXECUTE
@@ -16,18 +17,7 @@ _CODE_AREAS: Final = (
 )  # fmt: skip
 
 
-class _Page(NamedTuple):
-    offset: int
-    access: Access
-
-
-class _Area(NamedTuple):
-    start: int
-    length: int
-    name: str
-
-
-class SpaceMemory:
+class SpaceMemory(GuestPages):
     """The pages of one address space. All are private to it: a copy-on-write page has been copied already.
 
     ``pages`` says what is mapped now. Every address that may ever be mapped has its page of the file from the beginning.
@@ -35,13 +25,8 @@ class SpaceMemory:
 
     def __init__(self, platform: Platform, file: MemoryFile) -> None:
         """Make a space with everything mapped as a snippet expects it."""
-        self.space: AddressSpace = platform.new_address_space()
-        self.space.code = self
-        self._file = file
-        self._allocated: list[tuple[int, int]] = []
+        super().__init__(platform, file)
         self._home: dict[int, int] = {}
-        self.pages: dict[int, _Page] = {}
-        self._areas: list[_Area] = []
         for start, count in _CODE_AREAS:
             self._settle(start, count)
         for twin in range(s.MAX_TWINS):
@@ -55,48 +40,38 @@ class SpaceMemory:
 
     def _settle(self, addr: int, count: int) -> None:
         """Give pages of the file to addresses."""
-        offset = self._take(count * PAGE)
+        offset = self.take(count * PAGE)
         for index in range(count):
             self._home[addr + index * PAGE] = offset + index * PAGE
 
-    def _take(self, length: int) -> int:
-        offset = self._file.allocate(length)
-        self._allocated.append((offset, length))
-        return offset
-
-    def _initial(self) -> dict[int, _Page]:
+    def _initial(self) -> dict[int, Page]:
         """Return what is mapped when a snippet begins."""
         wanted = {}
         for start, count in _CODE_AREAS:
             for addr in range(start, start + count * PAGE, PAGE):
-                wanted[addr] = _Page(self._home[addr], R | X)
+                wanted[addr] = Page(self._home[addr], R | X)
         del wanted[_HALF_SECOND]
         for twin in range(s.MAX_TWINS):
             base = s.TWIN + twin * s.TWIN_SPACING
             for page in (s.PLAIN, s.READ_ONLY, s.SHUT):
-                wanted[base + page] = _Page(self._home[base + page], s.mapped_access(page))
-            wanted[base + s.BEYOND] = _Page(self._file.size, R | W)
+                wanted[base + page] = Page(self._home[base + page], s.mapped_access(page))
+            wanted[base + s.BEYOND] = Page(self.file.size, R | W)
             for addr in range(base + s.STACK, base + s.STACK + s.STACK_PAGES * PAGE, PAGE):
-                wanted[addr] = _Page(self._home[addr], R | W)
+                wanted[addr] = Page(self._home[addr], R | W)
         return wanted
-
-    def map(self, addr: int, offset: int, access: Access) -> None:
-        """Map one page."""
-        self.space.map_file(addr, self._file, offset, PAGE, access)
-        self.pages[addr] = _Page(offset, access)
 
     def reset(self, snippet: Snippet, layout: Layout) -> None:
         """Put contents and mappings back to what a snippet begins with. No context may run here."""
         # Twins would race for who maps the second half first.
         wanted = dict(self._wanted)
         if snippet.twins > 1:
-            wanted[_HALF_SECOND] = _Page(self._home[_HALF_SECOND], R | X)
-        usertrap = {area.start + i for area in self._areas for i in range(0, area.length, PAGE)}
+            wanted[_HALF_SECOND] = Page(self._home[_HALF_SECOND], R | X)
+        usertrap = {area.start + i for area in self.areas for i in range(0, area.length, PAGE)}
         requests: list[MapRequest | UnmapRequest] = [
             UnmapRequest(addr, PAGE) for addr in self.pages.keys() - wanted.keys() - usertrap
         ]
         requests += [
-            MapRequest(addr, PAGE, self._file, page.offset, page.access)
+            MapRequest(addr, PAGE, self.file, page.offset, page.access)
             for addr, page in wanted.items()
             if self.pages.get(addr) != page
         ]
@@ -108,7 +83,7 @@ class SpaceMemory:
     def _fill(self, snippet: Snippet, layout: Layout) -> None:
         for start, count in _CODE_AREAS:
             offset = self._home[start]
-            self._file.data[offset : offset + count * PAGE] = b"\xf4" * (count * PAGE)
+            self.file.data[offset : offset + count * PAGE] = b"\xf4" * (count * PAGE)
         for start, code in ((layout.start, layout.code), *s.out_of_line(snippet.places)):
             self.poke(start, code)
         for twin in range(snippet.twins):
@@ -117,17 +92,17 @@ class SpaceMemory:
                 offset = self._home[addr]
                 pattern = (snippet.salt + 251 * twin + 41 * number).to_bytes(9, "little")[:7]
                 filling = (pattern * (PAGE // 7 + 1))[:PAGE]
-                self._file.data[offset : offset + PAGE] = bytes(PAGE) if addr == base + s.LAZY else filling
+                self.file.data[offset : offset + PAGE] = bytes(PAGE) if addr == base + s.LAZY else filling
 
     def poke(self, addr: int, content: bytes) -> None:
         """Write to pages whose homes lie side by side in the file."""
         offset = self._home[addr & -PAGE] + addr % PAGE
-        self._file.data[offset : offset + len(content)] = content
+        self.file.data[offset : offset + len(content)] = content
 
     def peek(self, addr: int, length: int) -> bytes:
         """Read from pages whose homes lie side by side in the file."""
         offset = self._home[addr & -PAGE] + addr % PAGE
-        return self._file.data[offset : offset + length]
+        return self.file.data[offset : offset + length]
 
     # What the guest kernel does between runs.
 
@@ -142,7 +117,12 @@ class SpaceMemory:
         if page == base + s.LAZY and mapped is None and access in (R, W):
             self.map(page, self._home[page], R | W)
             return True
-        if page in (base + s.PLAIN, base + s.READ_ONLY) and access == W and mapped is not None and not mapped.access & W:
+        if (
+            page in (base + s.PLAIN, base + s.READ_ONLY)
+            and access == W
+            and mapped is not None
+            and not mapped.access & W
+        ):
             self.map(page, self._home[page], R | W)
             return True
         return False
@@ -160,67 +140,7 @@ class SpaceMemory:
 
     def remap_code(self) -> None:
         """Map the code anew, as it is, while others may be running it."""
-        self.space.map_file(s.CODE, self._file, self._home[s.CODE], s.CODE_PAGES * PAGE, R | X)
-
-    def release(self) -> None:
-        """Give the space and its pages back."""
-        self.space.release()
-        for offset, length in self._allocated:
-            self._file.free(offset, length)
-
-    # platform.GuestCode.
-
-    def _ranges(self, addr: int, length: int) -> list[tuple[int, int]] | None:
-        """Return offset and length of the pieces of a range; None if some of it is not mapped."""
-        pieces = []
-        while length > 0:
-            page = self.pages.get(addr & -PAGE)
-            if page is None or page.offset >= self._file.size:
-                return None
-            count = min(length, PAGE - addr % PAGE)
-            pieces.append((page.offset + addr % PAGE, count))
-            addr, length = addr + count, length - count
-        return pieces
-
-    def read_code(self, addr: int, length: int) -> bytes | None:
-        """See platform.GuestCode."""
-        pieces = self._ranges(addr, length)
-        return None if pieces is None else b"".join(self._file.data[o : o + n] for o, n in pieces)
-
-    def may_write_code(self, addr: int, length: int) -> bool:
-        """See platform.GuestCode."""
-        return self._ranges(addr, length) is not None
-
-    def write_code(self, addr: int, data: bytes) -> bool:
-        """See platform.GuestCode."""
-        pieces = self._ranges(addr, len(data))
-        if pieces is None:
-            return False
-        done = 0
-        for offset, count in pieces:
-            self._file.data[offset : offset + count] = data[done : done + count]
-            done += count
-        return True
-
-    def find_area(self, name: str, low: int, high: int) -> tuple[int, int] | None:
-        """See platform.GuestCode."""
-        return next(((a.start, 0) for a in self._areas if a.name == name and low <= a.start < high), None)
-
-    def map_code(self, addr: int, length: int, name: str) -> bool:
-        """See platform.GuestCode."""
-        if any(page in self.pages for page in range(addr, addr + length, PAGE)):
-            return False
-        offset = self._take(length)
-        self.space.map_file(addr, self._file, offset, length, R | X, precommit=True)
-        for done in range(0, length, PAGE):
-            self.pages[addr + done] = _Page(offset + done, R | X)
-        self._areas.append(_Area(addr, length, name))
-        return True
-
-    @property
-    def table(self) -> bytes | None:
-        """The contents of the table of patched call sites, if there is one."""
-        return self.read_code(self._areas[0].start, self._areas[0].length) if self._areas else None
+        self.space.map_file(s.CODE, self.file, self._home[s.CODE], s.CODE_PAGES * PAGE, R | X)
 
 
 def addresses_of(twin: int) -> tuple[int, ...]:

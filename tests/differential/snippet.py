@@ -169,7 +169,9 @@ def site(number: int) -> bytes:
 
 def mapped_access(page: int) -> Access:
     """Return with what permissions a twin's page at this offset is mapped at first."""
-    return {PLAIN: Access.READ | Access.WRITE, READ_ONLY: Access.READ, BEYOND: Access.READ | Access.WRITE}.get(page, Access.NONE)
+    return {PLAIN: Access.READ | Access.WRITE, READ_ONLY: Access.READ, BEYOND: Access.READ | Access.WRITE}.get(
+        page, Access.NONE
+    )
 
 
 def listing(snippet: Snippet) -> str:

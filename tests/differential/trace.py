@@ -33,8 +33,8 @@ MASKS: Final = {
     " taken; systrap has to report that one by itself.",
     "code and address of a jump beside the vsyscall page's entries": "the host kernel reports a general protection fault; ptrace"
     " makes it a page fault, systrap leaves it.",
-    "orig_rax at a fault in the vsyscall page": "where the host kernel's filter catches the call it is the number of the call that"
-    " the entry stands for, or -1.",
+    "orig_rax at a fault in the vsyscall page": "where the host kernel's filter catches the call it is the number of the call"
+    " that the entry stands for, or -1.",
     "trapno, err": "the words of the signal frame, which ptrace does not have.",
     "the bytes of patched call sites, and the table they jump to": "patching is meant to change them. That only whole call sites"
     " are changed, and only where patching is on, is checked.",
@@ -44,6 +44,7 @@ MASKS: Final = {
 """What differs between the platforms for good reasons, and is not compared."""
 
 _SELECTORS: Final = (cpu.DS, cpu.ES, cpu.FS, cpu.GS)
+
 
 class Entry(NamedTuple):
     """One event. ``regs`` and ``fp`` are masked; ``fp`` is empty where it was not looked at."""
