@@ -6,7 +6,7 @@ import secrets
 import sys
 import time
 
-from tests.differential.campaign import Comparison, campaign
+from tests.differential.campaign import campaign, start
 from tests.differential.variants import ALL
 
 
@@ -24,7 +24,7 @@ def main() -> int:
         parser.error(f"no such variants: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
     print(f"seed {given.seed}", flush=True)
     begin = time.monotonic()
-    comparison = Comparison([ALL[name] for name in given.variants.split(",")], given.jobs)
+    comparison = start([ALL[name] for name in given.variants.split(",")], given.jobs)
     try:
         for refusal in comparison.unusable:
             print(f"does not run here: {refusal}")

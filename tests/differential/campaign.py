@@ -1,9 +1,10 @@
 """Compares variants with the oracle over many snippets, and shrinks what does not agree."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from tests.differential.encoder import POPF
 from tests.differential.fpstate import FpFormat
@@ -11,7 +12,7 @@ from tests.differential.generate import cpu_features, from_seed
 from tests.differential.snippet import Layout, Loop, Node, Snippet, listing
 from tests.differential.trace import Note, Trace, difference
 from tests.differential.variants import ORACLE, Variant
-from tests.differential.worker import UnusableError, Worker, WorkerError
+from tests.differential.worker import Answer, UnusableError, Worker, WorkerError
 
 BATCH: Final = 50
 SHRINKING: Final = 45.0
@@ -34,20 +35,52 @@ class Mismatch(NamedTuple):
         return f"twin {self.twin}, " + difference(self.wanted, self.found, FpFormat())
 
 
-class Comparison:
-    """The oracle and some variants, each in a process of its own. Variants this host cannot run are in ``unusable``."""
+class Runs(Protocol):
+    """Who runs snippets on a variant: a Worker."""
 
-    def __init__(self, variants: Sequence[Variant], jobs: int = 2) -> None:
-        """Start the processes. Raises UnusableError when the oracle does not run."""
-        self.oracle = Worker(ORACLE)
-        self.workers: list[Worker] = []
-        self.unusable: list[str] = []
+    @property
+    def variant(self) -> Variant:
+        """Return which one."""
+
+    @property
+    def statistics(self) -> "Counter[str]":
+        """Return what happened so far."""
+
+    def run(self, snippets: Sequence[Snippet]) -> Answer:
+        """See Worker."""
+
+    def recall(self, index: int) -> list[Trace]:
+        """See Worker."""
+
+    def trace(self, snippet: Snippet) -> list[Trace]:
+        """See Worker."""
+
+    def close(self) -> None:
+        """See Worker."""
+
+
+def start(variants: Sequence[Variant], jobs: int = 2) -> "Comparison":
+    """Start the oracle and some variants, each in a process of its own. Raises UnusableError if the oracle does not run."""
+    oracle = Worker(ORACLE)
+    workers = []
+    unusable = []
+    for variant in variants:
+        try:
+            workers.append(Worker(variant))
+        except UnusableError as error:
+            unusable.append(str(error))
+    return Comparison(oracle, workers, unusable, jobs)
+
+
+class Comparison:
+    """The oracle and some variants. Those that this host cannot run are named in ``unusable``."""
+
+    def __init__(self, oracle: Runs, workers: Sequence[Runs], unusable: Sequence[str] = (), jobs: int = 1) -> None:
+        """``jobs``: how many of them run at once."""
+        self.oracle = oracle
+        self.workers = list(workers)
+        self.unusable = list(unusable)
         self._jobs = jobs
-        for variant in variants:
-            try:
-                self.workers.append(Worker(variant))
-            except UnusableError as error:
-                self.unusable.append(str(error))
 
     def compare(self, snippets: Sequence[Snippet]) -> list[Mismatch]:
         """Run snippets everywhere. Returns the first mismatch of each variant."""
@@ -63,7 +96,7 @@ class Comparison:
                     break
         return found
 
-    def _differs(self, worker: Worker, snippet: Snippet, index: int = 0, known: int = 0) -> Mismatch | None:
+    def _differs(self, worker: Runs, snippet: Snippet, index: int = 0, known: int = 0) -> Mismatch | None:
         """Compare the traces of a snippet: those of the last run, if its digests are ``known``, or else of new runs."""
         recalled = index < known
         wanted = _guarded(lambda: self.oracle.recall(index) if recalled else self.oracle.trace(snippet))
@@ -95,7 +128,7 @@ class Comparison:
             worker.close()
 
 
-def _digests(worker: Worker, snippets: Sequence[Snippet]) -> list[tuple[bytes, ...]]:
+def _digests(worker: Runs, snippets: Sequence[Snippet]) -> list[tuple[bytes, ...]]:
     """Run snippets. Those that did not come back have no digests."""
     try:
         return worker.run(snippets).digests
@@ -131,21 +164,26 @@ def reductions(snippet: Snippet) -> Iterator[Snippet]:
     for index in range(len(nodes)):
         yield replaced(index)
     for index, node in enumerate(nodes):
-        if isinstance(node, Loop):
-            yield replaced(index, *node.body)
-            if node.count > 2:
-                yield replaced(index, node._replace(count=2))
-            for inner in range(len(node.body)):
-                if len(node.body) > 1:
-                    yield replaced(index, node._replace(body=(*node.body[:inner], *node.body[inner + 1 :])))
-        elif POPF not in node.instrs:
-            for inner in range(len(node.instrs)):
-                if len(node.instrs) > 1:
-                    yield replaced(index, node._replace(instrs=(*node.instrs[:inner], *node.instrs[inner + 1 :])))
+        for by in _smaller_nodes(node):
+            yield replaced(index, *by)
     if snippet.start:
         yield snippet._replace(start=0)
     if snippet.pull:
         yield snippet._replace(pull=False)
+
+
+def _smaller_nodes(node: Node) -> Iterator[tuple[Node, ...]]:
+    """Return what may stand for a loop or a unit. Units that load flags stay whole: they would load junk."""
+    if isinstance(node, Loop):
+        yield node.body
+        if node.turns > 2:
+            yield (node._replace(turns=2),)
+        for inner in range(len(node.body)):
+            if len(node.body) > 1:
+                yield (node._replace(body=(*node.body[:inner], *node.body[inner + 1 :])),)
+    elif POPF not in node.instrs and len(node.instrs) > 1:
+        for inner in range(len(node.instrs)):
+            yield (node._replace(instrs=(*node.instrs[:inner], *node.instrs[inner + 1 :])),)
 
 
 def report(mismatch: Mismatch, original: Snippet, origin: str, rerun: str) -> str:

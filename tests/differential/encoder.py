@@ -110,7 +110,7 @@ def mov32(d: int, s: int) -> Instr:
 
 
 def binary(name: str, d: int, s: int) -> Instr:
-    """An operation of BINARY on two registers."""
+    """Make an operation of BINARY on two registers."""
     return Instr(_both(bytes((BINARY[name],)), d, s), f"{name} {NAMES64[d]},{NAMES64[s]}")
 
 
@@ -125,7 +125,7 @@ def imul(d: int, s: int) -> Instr:
 
 
 def unary(name: str, d: int) -> Instr:
-    """An operation of UNARY."""
+    """Make an operation of UNARY."""
     opcode, digit = UNARY[name]
     return Instr(_both(bytes((opcode,)), d, digit), f"{name} {NAMES64[d]}")
 
@@ -136,7 +136,7 @@ def div(s: int) -> Instr:
 
 
 def shift(name: str, d: int, count: int) -> Instr:
-    """A shift of SHIFTS by a constant."""
+    """Make a shift of SHIFTS by a constant."""
     return Instr(_both(b"\xc1", d, SHIFTS[name]) + bytes((count,)), f"{name} {NAMES64[d]},{count:#x}")
 
 
@@ -285,7 +285,7 @@ def base_access(reg: int, digit: int) -> Instr:
 
 
 def fp_memory(code: str, name: str, digit: int, base: int, disp: int, access: Access = READ) -> Instr:
-    """An instruction with an opcode extension (or a register below 8) in the reg field, and memory."""
+    """Make an instruction with an opcode extension (or a register below 8) in the reg field, and memory."""
     rex = b"\x41" if base >= 8 else b""
     return Instr(rex + bytes.fromhex(code) + _memory(digit, base, disp), f"{name} {_place(base, disp)}", access)
 
@@ -301,7 +301,7 @@ def sse_store(base: int, disp: int, x: int) -> Instr:
 
 
 def sse_binary(prefix: str, opcode: int, name: str, d: int, s: int) -> Instr:
-    """An operation on two xmm registers."""
+    """Make an operation on two xmm registers."""
     code = bytes.fromhex(prefix) + bytes((_rex(False, d, s), 0x0F, opcode)) + _register(d, s)
     return Instr(code, f"{name} xmm{d},xmm{s}")
 
@@ -324,7 +324,7 @@ def avx_store(base: int, disp: int, y: int) -> Instr:
 
 
 def avx_binary(opcode: int, name: str, d: int, a: int, b: int) -> Instr:
-    """An operation of three ymm registers."""
+    """Make an operation of three ymm registers."""
     return Instr(_vex(d, a, b, True, 0) + bytes((opcode,)) + _register(d, b), f"{name} ymm{d},ymm{a},ymm{b}")
 
 

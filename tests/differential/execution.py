@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from systrap.arch import x86_64 as cpu
@@ -11,7 +12,7 @@ from tests.differential.answers import FREE, answer, mix
 from tests.differential.fpstate import FpFormat
 from tests.differential.memory import SpaceMemory, addresses_of
 from tests.differential.snippet import PAGE, Layout, Snippet
-from tests.differential.trace import SIGSEGV, Note, Trace, entry, true_access
+from tests.differential.trace import SIGSEGV, THREADS_FLAGS, Note, Trace, entry, true_access
 
 PATIENCE: Final = 10.0
 """Seconds without any event after which a run counts as hanging."""
@@ -81,7 +82,7 @@ class Twin:
         elif event.kind == EventKind.SYSCALL and not self.done:
             if native:
                 regs[cpu.RCX] = regs[cpu.RIP]
-                regs[cpu.R11] = regs[cpu.EFLAGS]
+                regs[cpu.R11] = regs[cpu.EFLAGS] & ~THREADS_FLAGS
             answer(self, regs[cpu.ORIG_RAX])
         elif event.kind == EventKind.SIGNAL:
             self._signal(event, ip, access)
@@ -144,7 +145,7 @@ class Twin:
 
 
 class Run:
-    """A snippet on a platform: some twins in one space, all at once."""
+    """A snippet on a platform: some twins in one space, all at once. ``on_event`` sees each event before it is recorded."""
 
     def __init__(self, platform: Platform, memory: SpaceMemory, snippet: Snippet, fp: FpFormat) -> None:
         """Put memory and contexts into the state a snippet begins with."""
@@ -154,6 +155,7 @@ class Run:
         self.layout = Layout(snippet)
         self.fp = fp
         self.hangs = False
+        self.on_event: Callable[[Context], None] | None = None
         memory.reset(snippet, self.layout)
         self.twins = [Twin(self, number) for number in range(snippet.twins)]
 
@@ -170,6 +172,8 @@ class Run:
                     twin.trace.append(Note("hangs", f"after {len(twin.trace)} entries".encode()))
                 return
             twin = waiting[id(ready)]
+            if self.on_event is not None:
+                self.on_event(ready)
             twin.take(ready.event, statistics)
             if twin.done:
                 del waiting[id(ready)]
@@ -178,6 +182,7 @@ class Run:
 
     def result(self, statistics: "Counter[str]", patching: bool) -> list[Trace]:
         """Return one trace for each twin. Gives the contexts back, unless some are still running."""
+        statistics["snippets"] += 1
         if not self.hangs:
             for twin in self.twins:
                 twin.finish()

@@ -220,22 +220,22 @@ def thread_base(random: Random) -> Instrs:
 
 
 def patchable(random: Random) -> Instrs:
-    """The common call site, b8 …, that patching turns into a jump."""
+    """Make the common call site, b8 …, that patching turns into a jump."""
     return call(number32(random))
 
 
 def plain_patchable(random: Random) -> Instrs:
-    """The same, with a number that makes the kernel do nothing but answer."""
+    """Make the same, with a number that makes the kernel do nothing but answer."""
     return call(ordinary(random))
 
 
 def plain_call(random: Random) -> Instrs:
-    """A site that cannot be patched, with such a number."""
+    """Make a site that cannot be patched, with such a number."""
     return (x86.mov_imm32(RDX, ordinary(random)), x86.mov32(RAX, RDX), x86.SYSCALL)
 
 
 def syscall_any(random: Random) -> Instrs:
-    """A system call whose number reaches rax in one of many ways."""
+    """Make a system call whose number reaches rax in one of many ways."""
     number = number32(random)
     via = other_than_rax(random)
     ways: tuple[Instrs, ...] = (
@@ -251,7 +251,7 @@ def syscall_any(random: Random) -> Instrs:
 
 
 def look_alike(random: Random) -> Instrs:
-    """The tail of another instruction looks like a patchable site, by its bytes and even by the number in rax."""
+    """Make the tail of another instruction looks like a patchable site, by its bytes and even by the number in rax."""
     number = ordinary(random)
     in_rax = number if random.random() < 0.7 else number ^ 1000
     imm = number.to_bytes(4, "little")
@@ -269,27 +269,27 @@ def look_alike(random: Random) -> Instrs:
 
 
 def gate32(random: Random) -> Instrs:
-    """The gate of 32-bit programs."""
+    """Make the gate of 32-bit programs."""
     return (x86.mov_imm32(RDX, random.randrange(400)), x86.mov32(RAX, RDX), x86.INT80)
 
 
 def at_page_start(random: Random) -> Instrs:
-    """A system call whose bytes begin a page, with nothing mapped before it."""
+    """Make a system call whose bytes begin a page, with nothing mapped before it."""
     return away(s.EDGE, x86.mov_imm32(RAX, number32(random)))
 
 
 def site_at_page_start(random: Random) -> Instrs:
-    """A call site that begins a page."""
+    """Make a call site that begins a page."""
     return away(s.EDGE_SITE)
 
 
 def site_across_pages(random: Random) -> Instrs:
-    """A call site across the border of two pages; the second one may have to be mapped first."""
+    """Make a call site across the border of two pages; the second one may have to be mapped first."""
     return away(random.choice((s.HALF, s.STRADDLE)))
 
 
 def vsyscall(random: Random) -> Instrs:
-    """A call into the vsyscall page: at an entry, or beside one."""
+    """Make a call into the vsyscall page: at an entry, or beside one."""
     address = 0xFFFFFFFFFF600000 + random.choice((0, 0x400, 0x800))
     return (x86.mov_imm64(RAX, address), x86.call_to(RAX))
 
@@ -298,7 +298,7 @@ def vsyscall(random: Random) -> Instrs:
 
 
 def fault(random: Random) -> Instrs:
-    """An instruction that faults or traps by itself."""
+    """Make an instruction that faults or traps by itself."""
     instr = random.choice((*x86.PRIVILEGED, *x86.UNDEFINED, *x86.UNDEFINED, *x86.TRAPS, x86.OVERFLOW))
     # The kernel of these runs steps over what a SIGSEGV points at: here that is the next instruction already.
     return (instr, x86.NOP) if instr == x86.OVERFLOW else (instr,)
@@ -315,8 +315,10 @@ def wild_jump(random: Random) -> Instrs:
 
 
 RECIPES: Final[tuple[tuple[int, Recipe], ...]] = (
-    (8, set_registers), (8, arithmetic), (3, flags), (3, read_flags), (2, alignment), (2, single_step), (10, memory_access), (2, bad_address),
-    (4, stack), (4, red_zone), (4, no_stack), (3, string), (14, patchable), (10, syscall_any), (4, look_alike), (2, gate32),
+    (8, set_registers), (8, arithmetic), (3, flags), (3, read_flags), (2, alignment), (2, single_step), (10, memory_access),
+    (2, bad_address),
+    (4, stack), (4, red_zone), (4, no_stack), (3, string), (14, patchable), (10, syscall_any), (4, look_alike),
+    (2, gate32),
     (2, at_page_start), (2, site_at_page_start), (3, site_across_pages), (2, vsyscall), (4, fault), (2, division), (2, wild_jump),
     (6, floats.legacy), (6, floats.sse), (2, floats.exception), (2, floats.control),
 )  # fmt: skip

@@ -69,7 +69,7 @@ def sse(random: Random) -> Instrs:
 
 
 def avx(random: Random) -> Instrs:
-    """The same in ymm registers, whose upper halves are a component of their own."""
+    """Make the same in ymm registers, whose upper halves are a component of their own."""
     loads = [x86.avx_load(random.randrange(16), R13, _source(random, 32)) for _ in range(random.randint(1, 2))]
     a, b, c = (random.randrange(16) for _ in range(3))
     work = random.choice((
@@ -81,7 +81,7 @@ def avx(random: Random) -> Instrs:
 
 
 def avx512(random: Random) -> Instrs:
-    """The same in zmm and mask registers: three more components."""
+    """Make the same in zmm and mask registers: three more components."""
     loads = [x86.avx512_load(random.randrange(32), R13, _source(random, 64)) for _ in range(random.randint(1, 2))]
     masks = (x86.mask_load(random.randrange(8), random.choice((RAX, RCX, RDX, RBX))),)
     stores = (
@@ -92,7 +92,7 @@ def avx512(random: Random) -> Instrs:
 
 
 def control(random: Random) -> Instrs:
-    """The control words: rounding modes and masks, set from memory and stored to it."""
+    """Make the control words: rounding modes and masks, set from memory and stored to it."""
     mxcsr = 0x1F80 | random.randrange(4) << 13 | random.randrange(64)
     fcw = 0x037F & ~(random.randrange(4) << 8) | random.randrange(4) << 10
     where = s.PLAIN + 64
@@ -106,7 +106,7 @@ def control(random: Random) -> Instrs:
 
 
 def exception(random: Random) -> Instrs:
-    """An unmasked exception: SIGFPE, from x87 or SSE; and all masked again."""
+    """Make an unmasked exception: SIGFPE, from x87 or SSE; and all masked again."""
     where = s.PLAIN + 128
     if random.random() < 0.5:
         words = (x86.mov_imm64(RDX, 0x1F80 & ~0x200), x86.store(R13, where, RDX))
@@ -117,8 +117,8 @@ def exception(random: Random) -> Instrs:
         again = (x86.mov_imm64(RDX, 0x1F80), x86.store(R13, where, RDX), fp_memory("0fae", "ldmxcsr", 2, R13, where))
         return (*words, *compute, *_call(random), *again)
     words = (x86.mov_imm64(RDX, 0x037F & ~4), x86.store(R13, where, RDX))
-    compute = (
+    divide = (
         raw("dbe3", "fninit"), fp_memory("d9", "fldcw", 5, R13, where), raw("d9e8", "fld1"), raw("d9ee", "fldz"),
         raw("def9", "fdivp st(1),st"),
     )  # fmt: skip
-    return (*words, *compute, *_call(random), raw("9b", "fwait"), raw("dbe3", "fninit"))
+    return (*words, *divide, *_call(random), raw("9b", "fwait"), raw("dbe3", "fninit"))

@@ -52,9 +52,9 @@ class Unit(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """Units that are run ``count`` times, so that call sites are met again after they were patched."""
+    """Units that are run ``turns`` times, so that call sites are met again after they were patched."""
 
-    count: int
+    turns: int
     body: tuple[Unit, ...]
 
 
@@ -140,7 +140,7 @@ def flatten(nodes: Sequence[Node]) -> Iterator[Instr]:
         if isinstance(node, Unit):
             yield from node.instrs
             continue
-        yield x86.mov_imm32(x86.RBP, node.count)
+        yield x86.mov_imm32(x86.RBP, node.turns)
         body = [instr for unit in node.body for instr in unit.instrs]
         count = Instr(bytes.fromhex("ffcd"), "dec ebp")
         length = sum(len(instr.code) for instr in body) + len(count.code)
@@ -153,7 +153,6 @@ def flatten(nodes: Sequence[Node]) -> Iterator[Instr]:
 
 def out_of_line(places: Places) -> list[tuple[int, bytes]]:
     """Return the contents of the pages outside the code: address and bytes."""
-
     pages = [(EDGE, x86.SYSCALL.code + BACK.code), (EDGE_SITE, site(places.edge_site) + BACK.code)]
     across = ((STRADDLE, places.straddle, places.straddle_split), (HALF, places.half, places.half_split))
     for page, number, split in across:
@@ -190,7 +189,7 @@ def listing(snippet: Snippet) -> str:
             lines.append(f"  ; {node.name}")
             show(node.instrs, "")
             continue
-        lines.append(f"  ; {node.count} times")
+        lines.append(f"  ; {node.turns} times")
         inner = list(flatten((node,)))[: -len(_END)]
         show(inner[:1], "")
         taken = 1

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tests.differential.fpstate import FpFormat
 
 SIGSEGV: Final = 11
-EFLAGS_NT: Final = 1 << 14
-EFLAGS_ID: Final = 1 << 21
+THREADS_FLAGS: Final = cpu.EFLAGS_RF | 1 << 14 | 1 << 21
+"""RF, NT and ID: see MASKS."""
 _PAGE_FAULTS: Final = (1, 2)
 _VSYSCALL: Final = (0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000)
 _ENTRIES: Final = (0xFFFFFFFFFF600000, 0xFFFFFFFFFF600400, 0xFFFFFFFFFF600800)
@@ -88,7 +88,7 @@ def masked_regs(regs: "memoryview[int]", native_call: bool) -> list[int]:
     values[cpu.GS_BASE] = 0
     for index in _SELECTORS:
         values[index] = 0
-    values[cpu.EFLAGS] &= ~(cpu.EFLAGS_RF | EFLAGS_NT | EFLAGS_ID)
+    values[cpu.EFLAGS] &= ~THREADS_FLAGS
     if native_call:
         values[cpu.RCX] = values[cpu.R11] = 0
     return values

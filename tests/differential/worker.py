@@ -29,7 +29,7 @@ class Answer(NamedTuple):
 
 
 class UnusableError(Exception):
-    """This variant does not run on this host; the text says why."""
+    """A variant does not run on this host; the text says why."""
 
 
 class WorkerError(Exception):

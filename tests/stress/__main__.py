@@ -1,4 +1,4 @@
-"""``python -m tests.stress --seconds 60 --seed N``: many contexts, interrupts, faults, FP state, kills; nothing may be wrong or left."""
+"""``python -m tests.stress --seconds 60 --seed N``: contexts, interrupts, faults, FP state, kills; nothing is wrong or left."""
 
 import argparse
 import os

@@ -58,7 +58,9 @@ _WORK: Final = raw("b920000000ffc975fc", "mov ecx,32; 1: dec ecx; jnz 1b")
 
 def has_avx2() -> bool:
     """Tell whether the CPU has what SET and CHECK use of AVX."""
-    return any("avx2" in line.split() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    return any(
+        "avx2" in line.split() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")
+    )
 
 
 def _routines(wide: bool) -> dict[int, tuple[tuple[Instr, ...], EventKind, int, int]]:

@@ -1,4 +1,4 @@
-"""Runs the stress: one thread with submit() and next_ready(), or many with switch(); interrupts and kills from threads beside it."""
+"""Runs the stress: one thread with submit() and next_ready(), or many with switch(); others interrupt and kill beside it."""
 
 import os
 import threading
@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, NamedTuple
 
-from systrap.platform import EventKind, Platform
+from systrap.platform import Platform
 from tests.stress.world import Actor, StressError, World
 
 LIMIT: Final = 5.0
@@ -21,7 +21,7 @@ CONTEXTS: Final = 64
 
 
 class Load(NamedTuple):
-    """How much: ``contexts`` in each of ``spaces``, for ``seconds``; ``threads``: 0 for submit(), else that many with switch()."""
+    """How much: ``contexts`` in each of ``spaces``, for ``seconds``; ``threads``: 0 means submit(), others use switch()."""
 
     seconds: float
     contexts: int = CONTEXTS
@@ -133,7 +133,7 @@ class Stress:
             now = time.monotonic()
             if now - looked > _TICK:
                 looked = now
-                self._look_for_hangs(by_context.values(), now)
+                self._look_for_hangs(now)
             ready = self.platform.next_ready(now + _TICK)
             if ready is None:
                 continue
@@ -151,7 +151,7 @@ class Stress:
         except StressError as error:
             raise self._fail(actor, error) from error
 
-    def _look_for_hangs(self, actors: "object", now: float) -> None:
+    def _look_for_hangs(self, now: float) -> None:
         late = [actor for actor in self.actors if actor.running and now - actor.submitted > LIMIT]
         if late:
             raise self._fail(late[0], StressError(f"{len(late)} contexts did not come back within {LIMIT} s"))
@@ -165,7 +165,7 @@ class Stress:
             for number in range(count)
         ]
         while any(thread.is_alive() for thread in threads) and not self._failures:
-            self._look_for_hangs(self.actors, time.monotonic())
+            self._look_for_hangs(time.monotonic())
             time.sleep(_TICK)
 
     def _serve(self, actors: list[Actor]) -> None:
@@ -213,6 +213,3 @@ def settle(before: Usage, slack: Usage, patience: float = 10.0) -> Usage | None:
         if time.monotonic() > deadline:
             return now
         time.sleep(0.05)
-
-
-KINDS: Final = tuple(kind.name.lower() for kind in EventKind)

@@ -6,7 +6,6 @@ routine does. Contexts are released and made anew, spaces retire, and a space wh
 
 import os
 import threading
-import time
 from collections import Counter, deque
 from pathlib import Path
 from random import Random
@@ -132,7 +131,7 @@ class Actor:
     """One guest thread: a context, the space it is in, and what it must come back with."""
 
     def __init__(self, world: World, number: int) -> None:
-        """``number``: for its page, and the space it is in."""
+        """Make the context. ``number`` says which page it has, and which space."""
         self.world = world
         self.number = number
         self.random = Random(f"{world.seed}:{number}")
@@ -207,7 +206,9 @@ class Actor:
         elif chance < 0.10:
             self.space.space.pre_fork()
             self.space.space.post_fork()
-        routine = random.randrange(SITES) if random.random() < 0.5 else random.randrange(SITES, len(world.guest.outcomes))
+        routine = (
+            random.randrange(SITES) if random.random() < 0.5 else random.randrange(SITES, len(world.guest.outcomes))
+        )
         if routine == Routine.SPIN and random.random() < 0.7:
             routine = Routine.WORK
         self._send(int(routine))
@@ -256,7 +257,9 @@ class Actor:
     def take(self, event: Event) -> None:
         """Check an event, and get ready for the next run. Raises StressError."""
         regs = self.context.regs
-        self.history.append(f"{Routine(max(self.routine, 0)).name if self.routine >= SITES else 'SITE'} {event.kind.name}")
+        self.history.append(
+            f"{Routine(max(self.routine, 0)).name if self.routine >= SITES else 'SITE'} {event.kind.name}"
+        )
         self.world.count(event.kind.name.lower())
         if event.kind == EventKind.DEATH:
             if not self.space.killed:
@@ -318,5 +321,3 @@ class Actor:
         if self.mapped or self.routine not in (Routine.LOAD, Routine.STORE):
             return None
         return R if self.routine == Routine.LOAD else W
-
-
