@@ -84,8 +84,12 @@ class Comparison:
 
     def compare(self, snippets: Sequence[Snippet]) -> list[Mismatch]:
         """Run snippets everywhere. Returns the first mismatch of each variant."""
-        with ThreadPoolExecutor(self._jobs) as pool:
-            wanted, *answers = pool.map(lambda worker: _digests(worker, snippets), [self.oracle, *self.workers])
+        everybody = [self.oracle, *self.workers]
+        if self._jobs == 1:
+            wanted, *answers = [_digests(worker, snippets) for worker in everybody]
+        else:
+            with ThreadPoolExecutor(self._jobs) as pool:
+                wanted, *answers = pool.map(lambda worker: _digests(worker, snippets), everybody)
         found = []
         for worker, digests in zip(self.workers, answers, strict=True):
             for index, snippet in enumerate(snippets):

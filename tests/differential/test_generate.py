@@ -29,7 +29,7 @@ def instructions(count: int) -> list[Instr]:
 def mnemonic(text: str) -> str:
     """Return the operation of an instruction's text; synonyms become one."""
     words = text.split()
-    while words[0] in ("rep", "lock"):
+    while words[0] in ("rep", "lock") or words[0].startswith("rex"):
         words.pop(0)
     name = words[0].rstrip(",")
     return {"movabs": "mov", "icebp": "int1", "pushf": "pushf", "popf": "popf", "wait": "fwait"}.get(name, name)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from systrap.arch import x86_64 as cpu
-from systrap.platform import Access, Context, EventKind
+from systrap.platform import Context, EventKind
 from tests.differential.campaign import Comparison, Mismatch, report
 from tests.differential.execution import Run
 from tests.differential.fpstate import FpFormat
 from tests.differential.generate import cpu_features, from_seed
 from tests.differential.memory import SpaceMemory, memory_file
-from tests.differential.snippet import END, Layout, Snippet, flatten
+from tests.differential.snippet import END, PAGE, Layout, Snippet, flatten
 from tests.differential.trace import Entry, Note, Trace, difference, digest
 from tests.differential.variants import ALL
 from tests.differential.worker import Answer
@@ -66,10 +66,11 @@ def wrong_register(context: Context) -> None:
         context.regs[cpu.R12] ^= 1 << 40
 
 
-def wrong_access(context: Context) -> None:
-    """Say of every write that it is to fetch code."""
-    if context.event.access == Access.WRITE:
-        context.event = context.event._replace(access=Access.EXECUTE)
+def wrong_address(context: Context) -> None:
+    """Report page faults at the start of their page."""
+    info = context.event.info
+    if info is not None and info.signo == 11 and info.addr & 0xFFF:
+        context.event = context.event._replace(info=info._replace(addr=info.addr & -PAGE))
 
 
 def wrong_number(context: Context) -> None:
@@ -117,7 +118,7 @@ def test_the_truth_agrees(compare: Callable[[Lie], Comparison]) -> None:
     assert not comparison.compare([from_seed(5, index, features) for index in range(40)])
 
 
-@pytest.mark.parametrize("lie", [wrong_register, wrong_access, wrong_number, wrong_fp])
+@pytest.mark.parametrize("lie", [wrong_register, wrong_address, wrong_number, wrong_fp])
 def test_lies_are_found(compare: Callable[[Lie], Comparison], lie: Lie) -> None:
     mismatch, original = find(compare(lie))
     end = len(list(flatten(())))
