@@ -182,7 +182,7 @@ def test_a_thread_is_born_late(kernel: Kernel) -> None:
             # One batch, so that it lies where the clone lay in the batch before.
             places = range(DATA, DATA + 10 * 4096, 4096)
             space.apply([MapRequest(place, 4096, kernel.file, offset, platform.Access.READ) for place in places])
-        for context in contexts:
+        for _ in contexts:
             # It may have looked before the page was there, but not after.
             kernel.wait()
         for context, space in zip(contexts, spaces, strict=True):
