@@ -79,10 +79,6 @@ def test_ten_thousand_agree() -> None:
         made.close()
 
 
-@pytest.mark.xfail(
-    reason="a context that a thread bounces because it was interrupted is taken for one whose FP state that thread holds:"
-    " switch_context() must set fpstate_changed before it bounces"
-)
 def test_interrupts_change_nothing() -> None:
     """# P-061, P-074, P-077: the same traces while another thread interrupts at random."""
     made = compare(STORMS)
@@ -93,7 +89,6 @@ def test_interrupts_change_nothing() -> None:
         made.close()
 
 
-@pytest.mark.xfail(reason="patching is not built yet")
 def test_sites_are_patched() -> None:
     """# P-054: the variants that patch do so, and those that are told not to do not; else nothing would be compared."""
     made = compare(tuple(variant for variant in SYSTRAP if variant.fast))

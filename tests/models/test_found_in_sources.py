@@ -74,12 +74,6 @@ def bounce(stub: Stub) -> bytes | None:
     return peek(stub, DATA + 64, 16) if context.words.u32(abi.LAST_THREAD_ID) == 1 else None
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="switch.c looks at last_thread_id after the loop: a context that bounced back names this thread, whose registers "
-    "hold what it had before it ran elsewhere (model interrupts, mutant fp_forgotten_when_it_bounces)",
-)
 def test_a_context_that_bounces_back_keeps_its_floating_point_state(stub: Stub) -> None:
     """S-045, P-061."""
     found = bounce(stub)
@@ -94,12 +88,6 @@ def test_a_context_that_bounces_back_keeps_its_floating_point_state(stub: Stub) 
         pytest.param(0, 0, id="a thread has taken its token and does not count yet"),
         pytest.param(1, 1, id="a token that nobody is asleep to take"),
     ],
-)
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="kick (submit.c) asks for a thread only together with a token, and by its guess of the threads (model context_queue, "
-    "mutants thread_created_by_the_guess, thread_created_with_a_token_only)",
 )
 def test_a_second_context_gets_a_second_thread(active: int, tokens: int) -> None:
     """S-065, P-081: one thread has a context that computes for ever, and nothing is submitted afterwards."""

@@ -111,16 +111,19 @@ class StubProcess:
         request, reply = self._view(0, page), self._view(page, page)
         base = environment.memory_base + self._slot
         self.channel = SyscallThread(request, base, reply, base + page, self.alive, environment.code.release32)
-        try:
-            self.pid = environment.source.clone_stub(self._birth_batch(), request)
-        except ContextError as error:
-            raise PlatformError(f"no new address space: {error}") from error
-        self._pidfd = process.pidfd_open(self.pid)
-        environment.broker.watch(Watched(self.pid, os.dup(self._pidfd), self.threads, self._died, self._threads_died))
-        try:
-            born = self.channel.await_birth()
-        except ContextError as error:
-            raise PlatformError(f"a stub process was not born: {explain_death(self.death)}") from error
+        with environment.source.births:
+            try:
+                self.pid = environment.source.clone_stub(self._birth_batch(), request)
+            except ContextError as error:
+                raise PlatformError(f"no new address space: {error}") from error
+            self._pidfd = process.pidfd_open(self.pid)
+            environment.broker.watch(
+                Watched(self.pid, os.dup(self._pidfd), self.threads, self._died, self._threads_died)
+            )
+            try:
+                born = self.channel.await_birth()
+            except ContextError as error:
+                raise PlatformError(f"a stub process was not born: {explain_death(self.death)}") from error
         if environment.notify:
             self.channel.use_listener(born.ret)
 
