@@ -1,7 +1,4 @@
-"""What the models found in our own sources, shown on the machine code itself.
-
-Each test fails as long as the fault is there, and is marked so; whoever mends it takes the mark away.
-"""
+"""What the models found in our own sources, shown on the machine code itself (docs/models.md)."""
 
 import time
 from collections.abc import Iterator
@@ -24,11 +21,6 @@ SAVE = START + 256
 def stub() -> Iterator[Stub]:
     with new_world() as world, running_stub(world) as stub:
         stub.start_thread(1)
-        load(stub, guest.LOAD_XMM0_FROM_RBX, guest.SYSCALL)
-        load(stub, guest.STORE_XMM0_TO_RDI, guest.SYSCALL, at=SAVE)
-        load(stub, guest.SPIN, at=SAVE + 64)
-        load(stub, OLD_PATTERN, at=DATA)
-        load(stub, NEW_PATTERN, at=DATA + 16)
         yield stub
 
 
@@ -48,10 +40,15 @@ def run_on(stub: Stub, context: Context, rip: int, thread_id: int) -> bool:
 
 
 def bounce(stub: Stub) -> bytes | None:
-    """Let context 0 run on thread 1, then on thread 2, then bounce back from thread 1, and then run there.
+    """Let context 0 run on thread 1 (the only one so far), then on thread 2, then bounce back from thread 1, and then run there.
 
     Returns the floating point state that it has at the end; None if other threads were woken than those.
     """
+    load(stub, guest.LOAD_XMM0_FROM_RBX, guest.SYSCALL)
+    load(stub, guest.STORE_XMM0_TO_RDI, guest.SYSCALL, at=SAVE)
+    load(stub, guest.SPIN, at=SAVE + 64)
+    load(stub, OLD_PATTERN, at=DATA)
+    load(stub, NEW_PATTERN, at=DATA + 16)
     context, hog = stub.context(0), stub.context(1)
     context["rdi"], context["rbx"] = DATA + 64, DATA
     if not run_on(stub, context, START, 1):
