@@ -61,13 +61,14 @@ class Mapping(NamedTuple):
 class Step(NamedTuple):
     """One step: what to do, and the fields for it, already checked by name.
 
-    ``mapping`` is set for "map"; ``steps`` are those within a "repeat".
+    ``mapping`` is set for "map"; ``steps`` are those within a "repeat", which is done ``times`` times.
     """
 
     do: str
     repeat: int
     fields: Table
     mapping: Mapping | None
+    times: int = 1
     steps: "tuple[Step, ...]" = ()
 
 
@@ -166,7 +167,7 @@ def _step(table: Table, code: bytes) -> Step:
     inner = tuple(_step(step, code) for step in _tables(table, "step"))
     if not inner or "repeat" in table:
         raise CaseError("repeat has steps, and times")
-    return Step(do, _get(table, "times", int), {}, None, inner)
+    return Step(do, 1, {}, None, _get(table, "times", int), inner)
 
 
 def _count(table: Table) -> int:
@@ -186,7 +187,9 @@ def _check_names(steps: tuple[Step, ...], contexts: set[str], spaces: set[str]) 
     for step in steps:
         _check_names(step.steps, contexts, spaces)
         if step.do == "new":
-            (contexts if "context" in step.fields else spaces).add(str(step.fields.get("context", step.fields.get("space"))))
+            (contexts if "context" in step.fields else spaces).add(
+                str(step.fields.get("context", step.fields.get("space")))
+            )
             continue
         for field, known in (("context", contexts), ("space", spaces)):
             name = str(step.fields.get(field, "main"))
