@@ -97,6 +97,7 @@ class Runner:
             self.hello = _result(self._driver.call("hello", _CALL_SECONDS, protocol=PROTOCOL, suite=SUITE))
             caps = self.hello.get("caps")
             self._caps = frozenset(str(cap) for cap in caps) if isinstance(caps, list) else frozenset()
+            self._caps |= _cpu_features()
         return self.hello
 
     def _run(self, case: Case) -> Verdict:
@@ -137,6 +138,13 @@ class Runner:
         if self._driver is None:
             return ()
         return (*self._driver.recent, *(f"! {line}" for line in self._driver.stderr().splitlines()[-20:]))
+
+
+def _cpu_features() -> frozenset[str]:
+    """Return what this machine's CPU has, as the capabilities that cases can need: "cpu.avx"."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        words = next((line.split() for line in file if line.startswith(("flags", "Features"))), [])
+    return frozenset(f"cpu.{word}" for word in words)
 
 
 def _result(reply: Message) -> Message:
