@@ -102,7 +102,12 @@ class Operations:
         if asked != PROTOCOL:
             raise OperationError("version", f"this driver speaks protocol {PROTOCOL}", protocol=PROTOCOL)
         probe = self.platform.new_context()
-        caps = ["async", *(f"fp.{part}" for part in state.parts(probe)), *faults.caps(self.platform.name)]
+        caps = [
+            "async",
+            *(["fault.access"] if self.platform.name != "ptrace" else []),
+            *(f"fp.{part}" for part in state.parts(probe)),
+            *faults.caps(self.platform.name),
+        ]
         probe.release()
         return {
             "protocol": PROTOCOL,
