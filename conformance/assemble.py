@@ -23,6 +23,8 @@ _FIELD: Final = re.compile(r'^code = (""".*?"""|"[^"]*")$', re.MULTILINE | re.DO
 _SECTION: Final = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL: Final = struct.Struct("<IBBHQQ")
 _SYMTAB: Final = 2
+_TOLD: Final = 500
+_WIDTH: Final = 96
 
 
 class AssemblerError(Exception):
@@ -55,7 +57,7 @@ def assemble(source: str) -> Assembled:
         path.write_text(f".intel_syntax noprefix\n.text\n{_lines(source)}", encoding="utf-8")
         run = subprocess.run([*command, str(path), "-o", str(made)], capture_output=True, text=True, check=False)
         if run.returncode:
-            raise AssemblerError(run.stderr.strip())
+            raise AssemblerError(run.stderr.strip()[:_TOLD])
         return _read_object(made.read_bytes())
 
 
@@ -89,12 +91,25 @@ def _text(data: bytes, at: int) -> str:
 
 def hex_lines(source: str) -> str:
     """Return code in hex, a line for each line of its assembly that makes any. Raises AssemblerError."""
-    lines = _lines(source).splitlines()
+    lines = _units(_lines(source).splitlines())
     marked = "".join(f"line_{i}:\n{line}\n" for i, line in enumerate(lines))
     made = assemble(f"{marked}line_{len(lines)}:\n")
     places = [made.labels[f"line_{i}"] for i in range(len(lines) + 1)]
     pieces = [made.code[low:high].hex() for low, high in pairwise(places)]
-    return "\n".join(piece for piece in pieces if piece)
+    return "\n".join(piece[at : at + _WIDTH] for piece in pieces for at in range(0, len(piece), _WIDTH))
+
+
+def _units(lines: Sequence[str]) -> list[str]:
+    """Return the lines, with each .rept and what it repeats as one."""
+    units: list[str] = []
+    inside = False
+    for line in lines:
+        if inside:
+            units[-1] += f"\n{line}"
+        else:
+            units.append(line)
+        inside = line.startswith(".rept") or (inside and not line.startswith(".endr"))
+    return units
 
 
 def _check(path: Path, fill: bool) -> bool:
