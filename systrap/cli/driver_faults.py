@@ -80,14 +80,18 @@ def _signal(pids: list[int], number: int) -> None:
 
 
 def processes() -> int:
-    """Return how many processes belong to this session: all that come from here, dead ones that nobody reaped, too."""
-    session = os.getsid(0)
-    count = 0
+    """Return how many processes descend from this one: workers, too, and dead ones that nobody reaped."""
+    parents: dict[int, int] = {}
     for name in os.listdir("/proc"):
-        if not name.isdecimal():
-            continue
-        try:
-            count += os.getsid(int(name)) == session
-        except ProcessLookupError:
-            continue
-    return count
+        if name.isdecimal():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    found = {os.getpid()}
+    size = 0
+    while size < len(found):
+        size = len(found)
+        found.update(pid for pid, parent in parents.items() if parent in found)
+    return size - 1
