@@ -37,15 +37,15 @@ def test_every_file_is_a_case() -> None:
 
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: case.id)
 def test_every_case_names_what_it_tests(case: Case) -> None:
-    assert case.require
+    assert case.require or case.id.startswith("PROTO-")
     assert case.title == case.title.strip()
     assert case.code
 
 
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: case.id)
 def test_statements_are_there(case: Case) -> None:
-    """Cases name statements of docs/spec.md, or the rules of the protocol."""
-    assert set(case.require) <= STATEMENTS | {"PROTOCOL"}
+    """Cases name statements of docs/spec.md. Those about the protocol alone have none to name."""
+    assert set(case.require) <= STATEMENTS
 
 
 @needs_assembler
