@@ -22,6 +22,8 @@ SUITE: Final = "0.1.0"
 _CALL_SECONDS: Final = 10.0
 _SLACK: Final = 5.0
 _CHUNK: Final = 2048
+_FORGIVEN: Final = 1
+"""Interrupts in a case that nobody sent: a signal that comes late may end a run that it was not meant for."""
 
 
 class Status(Enum):
@@ -112,8 +114,9 @@ class Runner:
                 return Verdict(case, Status.UNSUPPORTED, f"this is {hello.get('arch')}")
             if missing:
                 return Verdict(case, Status.UNSUPPORTED, f"no {', '.join(missing)}")
-            _Run(case, self._driver, hello, "fault.access" in self._caps).go()
-            return Verdict(case, Status.PASS)
+            run = _Run(case, self._driver, hello, "fault.access" in self._caps)
+            run.go()
+            return Verdict(case, Status.PASS, "an interrupt that nobody sent was forgiven" if run.forgiven else "")
         except _FailedError as error:
             status, reason = Status.FAIL, str(error)
         except _UnsupportedError as error:
@@ -178,6 +181,7 @@ class _Run:
     def __init__(self, case: Case, driver: Driver, hello: Message, knows_access: bool) -> None:
         self._case = case
         self._knows_access = knows_access
+        self.forgiven = 0
         self._driver = driver
         self._bindings: Bindings = {name: hello.get(name) for name in ("page_size", "va_min", "va_max")}
         self._spaces: dict[str, object] = {}
@@ -282,7 +286,7 @@ class _Run:
         self._set(context, fields)
         if fields.get("interrupt_first"):
             self._call("interrupt", context=context)
-        self._compare(fields, self._start(context, fields), where)
+        self._compare(fields, context, self._start(context, fields), where)
 
     def parallel(self, fields: Message, where: str) -> None:
         """Run several contexts at the same time, and compare each one's event. "$index" is a context's place among them."""
@@ -296,7 +300,7 @@ class _Run:
         started = [self._start(self._contexts[name], fields) for name in names]
         for index, (name, request) in enumerate(zip(names, started, strict=True)):
             self._bindings["index"] = index
-            self._compare(fields, request, f"{where}, context {name}")
+            self._compare(fields, self._contexts[name], request, f"{where}, context {name}")
 
     def start(self, fields: Message, _where: str) -> None:
         """Begin a switch; a later wait compares its event."""
@@ -306,7 +310,7 @@ class _Run:
 
     def wait(self, fields: Message, where: str) -> None:
         """Compare the event of a switch that was started."""
-        self._compare(fields, self._started.pop(self._name(fields)), where)
+        self._compare(fields, self._context(fields), self._started.pop(self._name(fields)), where)
 
     def request(self, fields: Message, where: str) -> None:
         """Send a request as it is written, and compare the whole reply."""
@@ -344,7 +348,8 @@ class _Run:
         timeout = fields.get("timeout_ms", self._case.timeout_ms)
         return timeout if isinstance(timeout, int) else self._case.timeout_ms
 
-    def _compare(self, fields: Message, request: int, where: str) -> None:
+    def _compare(self, fields: Message, context: object, request: int, where: str) -> None:
+        """Compare the event of a switch. One interrupt in a case that nobody sent is forgiven: the guest goes on."""
         reply = self._driver.wait(request, self._timeout(fields) / 1000 + _SLACK)
         event = reply.get("event")
         if event is None:
@@ -356,7 +361,12 @@ class _Run:
         if not self._knows_access:
             patterns = [_without_access(pattern) for pattern in patterns]
         texts = [mismatch(pattern, event, self._bindings, f"{where}: event") for pattern in patterns]
-        if all(texts):
+        if all(texts) and event == {"kind": "interrupted"} and self.forgiven < _FORGIVEN:
+            self.forgiven += 1
+            self._compare(
+                fields, context, self._driver.send("switch", context=context, timeout_ms=self._timeout(fields)), where
+            )
+        elif all(texts):
             raise _FailedError(f"{texts[0]} (the event: {event})")
 
     def interrupt(self, fields: Message, _where: str) -> None:
