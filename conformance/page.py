@@ -26,6 +26,9 @@ _ORDER: Final = (
 """From worst to best: how things are sorted and coloured."""
 
 _LINE_CLASSES: Final = {">": "out", "<": "in", "!": "log"}
+_OPEN: Final = 3
+"""How many failures show their last lines unasked."""
+
 _PROTOCOL: Final = "(protocol)"
 
 
@@ -103,7 +106,8 @@ def _failures(bad: list[Row], report: Report) -> str:
     ordered = sorted(bad, key=lambda row: (_ORDER.index(row.status), row.tier, row.id))
     # What was never run has nothing to tell but its reason, which is mostly one for all: those stand together.
     unknown = [row for row in ordered if row.status is Status.UNKNOWN]
-    cards = "".join(_failure(row, report) for row in ordered if row.status is not Status.UNKNOWN)
+    told = [row for row in ordered if row.status is not Status.UNKNOWN]
+    cards = "".join(_failure(row, report, index < _OPEN) for index, row in enumerate(told))
     if unknown:
         names = " ".join(f'<a class="id" href="#{row.id}">{row.id}</a>' for row in unknown)
         reasons = "\n".join(sorted({row.reason for row in unknown}))
@@ -116,13 +120,17 @@ def _chip(status: Status) -> str:
     return f'<span class="chip b-{status.value}">{status.value}</span>'
 
 
-def _failure(row: Row, report: Report) -> str:
+def _failure(row: Row, report: Report, is_open: bool) -> str:
     head = f'<h3>{_chip(row.status)}<a class="id" href="#{row.id}">{row.id}</a> {escape(row.title)}</h3>'
     texts = statements()
     told = "".join(f"<br><code>{escape(name)}</code> {escape(texts.get(name, ''))}" for name in row.require)
     about = f'<div class="soft">tier {row.tier}, {escape(row.level)}{", flaky" if row.flaky else ""}{told}</div>'
     lines = "\n".join(_line(line) for line in row.transcript)
-    talk = f"<details open><summary>the last lines</summary><pre>{lines}</pre></details>" if lines else ""
+    talk = (
+        f"<details{' open' if is_open else ''}><summary>the last lines</summary><pre>{lines}</pre></details>"
+        if lines
+        else ""
+    )
     again = escape(rerun(row.id, report))
     return (
         f'<div class="case l-{row.status.value}">{head}{about}<div class="why"><code>{escape(row.reason)}</code></div>'

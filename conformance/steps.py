@@ -1,6 +1,7 @@
 """Doing one case on one driver, step by step, and comparing what comes with what the case expects."""
 
 import fnmatch
+import json
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -73,6 +74,8 @@ class Run:
             self._clean_up()
             raise
         self._clean_up()
+        # One more answer, so that a second one to the request before it is found here, and not in the next case.
+        result_of(self._driver.hello(self._patience))
         self._driver.check_quiet()
 
     def _do(self) -> None:
@@ -253,7 +256,7 @@ class Run:
             raise PatternError("one_of must be a list")
         texts = [mismatch(pattern, event, self._bindings, f"{where}: event") for pattern in patterns]
         if all(texts):
-            raise FailedError(f"{texts[0]} (the event: {event})")
+            raise FailedError(f"{texts[0]}\nthe event: {json.dumps(event)}")
 
     def interrupt(self, fields: Message, _where: str) -> None:
         """Interrupt a context that is not running: its next switch."""

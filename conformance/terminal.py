@@ -18,6 +18,8 @@ _COLOURS: Final = {
 }
 _BAD: Final = "31;1"
 _INDENT: Final = " " * 6
+_WIDTH: Final = 240
+"""Of a line of the talk: reports have more."""
 
 
 class Screen:
@@ -62,7 +64,7 @@ class Screen:
         if verdict.reason:
             lines += [f"{_INDENT}{line}" for line in verdict.reason.splitlines()]
         if verdict.status not in GOOD and verdict.status is not Status.UNKNOWN:
-            lines += [f"{_INDENT}{line}" for line in verdict.transcript]
+            lines += [f"{_INDENT}{line[:_WIDTH]}" for line in verdict.transcript]
             words = ["python3", "-m", "conformance", "run", "--only", case.id, "--seed", str(self._seed)]
             lines.append(f"{_INDENT}again: {shlex.join([*words, '--driver', shlex.join(self._command)])}")
         self._out.write("\n".join(lines) + "\n")
