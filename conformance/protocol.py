@@ -136,11 +136,12 @@ CAPS: Final = {
     "async": "other requests are served while a switch is under way, and answers may come out of order",
     "fp.legacy": "x86-64: the first 464 bytes of the FXSAVE area (x87, MXCSR, XMM)",
     "fp.ymm": "x86-64: the 256 bytes of upper halves of YMM0…15",
-    "stats": "`stats` counts `fds`, `vmas` and `stubs` at least",
+    "fp.opmask": "x86-64: the 64 bytes of mask registers (AVX-512)",
+    "fp.zmm": "x86-64: the 512 bytes of upper halves of ZMM0…15",
+    "fp.zmm16": "x86-64: the 1024 bytes of ZMM16…31",
+    "fault.access": "`access` of a fault is what the CPU told, also where nothing is mapped; without it a case takes any of r, w, x",
     "x.kill_stub": "the operation of that name: fault injection",
     "x.freeze_stub": "`x.freeze_stub` and `x.thaw_stub`",
-    "x.scribble": "the operation of that name",
-    "fault_injection": "all three above",
 }
 
 OPERATIONS: Final = {
@@ -223,21 +224,15 @@ OPERATIONS: Final = {
             event=True,
         ),
         Operation("interrupt", "End a context's switch, or its next one at once.", (CONTEXT,)),
-        Operation("stats", "Counters of the platform and of the driver's process, by any names.", (), ()),
-        Operation("x.kill_stub", "Kill the host process behind a space.", (SPACE,), cap="x.kill_stub"),
-        Operation("x.freeze_stub", "Stop the host process behind a space (SIGSTOP).", (SPACE,), cap="x.freeze_stub"),
-        Operation("x.thaw_stub", "Let it go on (SIGCONT).", (SPACE,), cap="x.freeze_stub"),
+        Operation("stats", "Counters by any names. Leak cases look at `fds`, `vmas`, `rss` and `processes`, if they are there.", (), ()),
         Operation(
-            "x.scribble",
-            "Write into memory that sentry and stub share, as a hostile guest would.",
-            (
-                SPACE,
-                Field("region", Text(1), "the driver's name for it: `queue`, `ring`, `contexts`"),
-                Field("offset", LENGTH),
-                Field("data", Hex()),
-            ),
-            cap="x.scribble",
+            "x.kill_stub",
+            "Kill the host process behind a space, or one of its workers, where those are processes of their own.",
+            (SPACE, Field("part", Choice(("process", "worker")))),
+            cap="x.kill_stub",
         ),
+        Operation("x.freeze_stub", "Stop what runs a space (SIGSTOP).", (SPACE,), cap="x.freeze_stub"),
+        Operation("x.thaw_stub", "Let it go on (SIGCONT).", (SPACE,), cap="x.freeze_stub"),
         Operation("bye", "End with status 0 after this answer."),
     )
 }

@@ -39,6 +39,16 @@ _MEANS: Final[dict[type[Exception], Status]] = {
 }
 
 
+def _cpu_features() -> frozenset[str]:
+    """Return what this machine's CPU has, as the capabilities that cases can need: "cpu.avx"."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            words = next((line.split() for line in file if line.startswith(("flags", "Features"))), [])
+    except OSError:
+        return frozenset()
+    return frozenset(f"cpu.{word}" for word in words)
+
+
 class Runner:
     """Runs cases in order on one driver. After a verdict that is not good the next case gets another driver process.
 
@@ -90,7 +100,8 @@ class Runner:
             self._driver = Driver(self._command)
             self.hello = result_of(self._driver.hello(self._patience))
             caps = self.hello["caps"]
-            self._caps = frozenset(str(cap) for cap in caps) if isinstance(caps, list) else frozenset()
+            self._caps = frozenset(map(str, caps)) if isinstance(caps, list) else frozenset()
+            self._caps |= _cpu_features()
             self._refused = 0
         return self.hello
 
