@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -39,6 +40,9 @@ def is_alive(pid: int) -> bool:
 def nothing_left(patience: float = 5.0) -> Iterator[None]:
     """Assert that what runs inside leaves no process alive a few seconds later."""
     before = children_of(os.getpid())
+    # Platforms in this process are subreapers, too, and stay it: what was set is set again in the end.
+    was = ctypes.c_int()
+    assert _libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(was), 0, 0, 0) == 0
     assert _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     try:
         yield
@@ -57,4 +61,4 @@ def nothing_left(patience: float = 5.0) -> Iterator[None]:
             os.kill(pid, 9)
         assert not left, f"still there after {patience} s: {sorted(left)}"
     finally:
-        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, was.value, 0, 0, 0)

@@ -30,7 +30,7 @@ def run_case(options: tuple[str, ...], case: Case) -> None:
     same_as_native("systrap", case.argv, case.stdin, options=options)
 
 
-SAMPLE = tuple(case for case in QUICK if case.name in ("bash/pipelines", "perl/processes", "python/threads"))
+SAMPLE = tuple(case for case in QUICK if case.name in ("bash/pipelines",))
 
 
 @combinations
