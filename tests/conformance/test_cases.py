@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from blobs import build
 from conformance.case import CASES, Case, CaseError, load, load_all
+from tests.arm64.assembler import assemble
 
-EVERY = list(load_all("x86_64"))
+ARCHES = ("x86_64", "aarch64")
+BY_ARCH = {arch: list(load_all(arch)) for arch in ARCHES}
+EVERY = [case for cases in BY_ARCH.values() for case in cases]
+
+
+def name_of(case: Case) -> str:
+    return f"{case.arch}-{case.id}"
+
 
 GOOD = """
 id = "SYS-TEST-001"
@@ -25,11 +34,13 @@ expect = { kind = "syscall" }
 """
 
 
-def test_every_file_is_a_case() -> None:
-    assert len(EVERY) == len(list((CASES / "x86_64").iterdir()))
+@pytest.mark.parametrize("arch", ARCHES)
+def test_every_file_is_a_case(arch: str) -> None:
+    assert len(BY_ARCH[arch]) == len(list((CASES / arch).iterdir()))
+    assert {case.arch for case in BY_ARCH[arch]} == {arch}
 
 
-@pytest.mark.parametrize("case", EVERY, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", EVERY, ids=name_of)
 def test_every_case_names_what_it_tests(case: Case) -> None:
     assert case.require
     assert case.title == case.title.strip()
@@ -37,7 +48,7 @@ def test_every_case_names_what_it_tests(case: Case) -> None:
 
 
 @pytest.mark.skipif(shutil.which("as") is None or shutil.which("objcopy") is None, reason="needs binutils")
-@pytest.mark.parametrize("case", EVERY, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", BY_ARCH["x86_64"], ids=name_of)
 def test_code_is_what_the_assembly_says(case: Case, tmp_path: Path) -> None:
     import tomllib
 
@@ -46,6 +57,17 @@ def test_code_is_what_the_assembly_says(case: Case, tmp_path: Path) -> None:
     subprocess.run(["as", "--64", "a.s", "-o", "a.o"], cwd=tmp_path, check=True)
     subprocess.run(["objcopy", "-O", "binary", "-j", ".text", "a.o", "a.bin"], cwd=tmp_path, check=True)
     assert (tmp_path / "a.bin").read_bytes() == case.code
+
+
+@pytest.mark.parametrize("case", BY_ARCH["aarch64"], ids=name_of)
+def test_arm64_code_is_what_the_assembly_says(case: Case) -> None:
+    import tomllib
+
+    try:
+        build.check_compiler()
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    assert assemble(tomllib.loads(case.path.read_text())["asm"]) == case.code
 
 
 def write(folder: Path, text: str, name: str = "sys-test-001.toml") -> Path:
