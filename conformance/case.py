@@ -1,5 +1,6 @@
 """Case files: TOML, read into typed records, with every mistake told (README.md, "A case")."""
 
+import fnmatch
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -15,13 +16,20 @@ _LEVELS: Final = ("must", "should", "may")
 _CASE_FIELDS: Final = frozenset(
     "id title require level tier arch timeout_ms refs code asm map space context step need note".split()
 )
-_MAP_FIELDS: Final = frozenset("space addr len prot data object offset".split())
+_MAP_FIELDS: Final = frozenset("space addr len prot data at object offset".split())
 _STEP_FIELDS: Final = {
     "switch": frozenset("context set expect one_of timeout_ms interrupt_after_us interrupt_first".split()),
-    "parallel": frozenset("contexts set expect one_of timeout_ms".split()),
+    "start": frozenset("context set timeout_ms interrupt_after_us".split()),
+    "wait": frozenset("context expect one_of timeout_ms".split()),
+    "parallel": frozenset("contexts set expect one_of timeout_ms interrupt_after_us".split()),
+    "repeat": frozenset("times step".split()),
+    "request": frozenset("op fields expect".split()),
+    "line": frozenset("text expect".split()),
+    "pause": frozenset(("ms",)),
     "interrupt": frozenset(("context",)),
+    "new": frozenset("context space".split()),
     "regs": frozenset("context set expect".split()),
-    "fp": frozenset("context part set expect".split()),
+    "fp": frozenset("context part at set expect".split()),
     "memory": frozenset("space addr write expect len".split()),
     "map": _MAP_FIELDS,
     "unmap": frozenset("space addr len".split()),
@@ -38,24 +46,30 @@ class CaseError(Exception):
 
 
 class Mapping(NamedTuple):
-    """A mapping to make: anonymous with ``data`` at its start, or of a named object."""
+    """A mapping to make: anonymous or of a named object, with ``data`` at the offset ``at`` in it."""
 
     space: str
     addr: str
     length: int
     prot: str
     data: bytes
+    at: int
     object: str
     offset: str
 
 
 class Step(NamedTuple):
-    """One step: what to do, and the fields for it, already checked by name. ``mapping`` is set for "map"."""
+    """One step: what to do, and the fields for it, already checked by name.
+
+    ``mapping`` is set for "map"; ``steps`` are those within a "repeat", which is done ``times`` times.
+    """
 
     do: str
     repeat: int
     fields: Table
     mapping: Mapping | None
+    times: int = 1
+    steps: "tuple[Step, ...]" = ()
 
 
 class Case(NamedTuple):
@@ -109,12 +123,20 @@ def _case(table: Table, path: Path) -> Case:
     code = _hex(_get(table, "code", str), "code")
     contexts = {"main": "main"}
     for given in _tables(table, "context"):
-        _known(given, frozenset(("name", "space")), "context")
-        contexts[_get(given, "name", str)] = _get(given, "space", str, lambda: "main")
-    spaces = ("main", *(_get(given, "name", str) for given in _tables(table, "space")))
+        _known(given, frozenset(("name", "space", "count")), "context")
+        where = _get(given, "space", str, lambda: "main")
+        contexts.update(zip(_family(given), (where.replace("#", str(i)) for i in range(_count(given))), strict=True))
+    spaces = ["main"]
+    for given in _tables(table, "space"):
+        _known(given, frozenset(("name", "count")), "space")
+        spaces += _family(given)
+    unknown = sorted(set(contexts.values()) - set(spaces))
+    if unknown:
+        raise CaseError(f"there is no space {unknown[0]!r}")
     steps = tuple(_step(step, code) for step in _tables(table, "step"))
     if not steps:
         raise CaseError("a case without steps tests nothing")
+    _check_names(steps, set(contexts), set(spaces))
     return Case(
         identity,
         _get(table, "title", str),
@@ -125,8 +147,8 @@ def _case(table: Table, path: Path) -> Case:
         _get(table, "timeout_ms", int, lambda: 2000),
         tuple(_texts(table, "need")),
         code,
-        tuple(_mapping(given, code) for given in _tables(table, "map")),
-        spaces,
+        tuple(one for given in _tables(table, "map") for one in _mappings(given, code, spaces)),
+        tuple(spaces),
         contexts,
         steps,
         path,
@@ -140,7 +162,49 @@ def _step(table: Table, code: bytes) -> Step:
     _known(table, _STEP_FIELDS[do] | _COMMON, f"step {do}")
     fields = {name: value for name, value in table.items() if name not in _COMMON}
     mapping = _mapping(fields, code) if do == "map" else None
-    return Step(do, _get(table, "repeat", int, lambda: 1), fields, mapping)
+    if do != "repeat":
+        return Step(do, _get(table, "repeat", int, lambda: 1), fields, mapping)
+    inner = tuple(_step(step, code) for step in _tables(table, "step"))
+    if not inner or "repeat" in table:
+        raise CaseError("repeat has steps, and times")
+    return Step(do, 1, {}, None, _get(table, "times", int), inner)
+
+
+def _count(table: Table) -> int:
+    return _get(table, "count", int, lambda: 1)
+
+
+def _family(table: Table) -> list[str]:
+    """Return the names that an entry stands for: "#" in it is the number."""
+    name = _get(table, "name", str)
+    if ("count" in table) != ("#" in name):
+        raise CaseError(f"{name!r}: count and # belong together")
+    return [name.replace("#", str(i)) for i in range(_count(table))]
+
+
+def _check_names(steps: tuple[Step, ...], contexts: set[str], spaces: set[str]) -> None:
+    """Refuse steps about contexts and spaces that are not there. Names with # are known only when the step is done."""
+    for step in steps:
+        _check_names(step.steps, contexts, spaces)
+        if step.do == "new":
+            (contexts if "context" in step.fields else spaces).add(
+                str(step.fields.get("context", step.fields.get("space")))
+            )
+            continue
+        for field, known in (("context", contexts), ("space", spaces)):
+            name = str(step.fields.get(field, "main"))
+            if "#" not in name and name not in known:
+                raise CaseError(f"step {step.do}: there is no {field} {name!r}")
+
+
+def _mappings(table: Table, code: bytes, spaces: list[str]) -> Iterator[Mapping]:
+    """Yield a mapping for each space that its pattern names."""
+    mapping = _mapping(table, code)
+    found = fnmatch.filter(spaces, mapping.space)
+    if not found:
+        raise CaseError(f"map: there is no space {mapping.space!r}")
+    for name in found:
+        yield mapping._replace(space=name)
 
 
 def _mapping(table: Table, code: bytes) -> Mapping:
@@ -152,6 +216,7 @@ def _mapping(table: Table, code: bytes) -> Mapping:
         _get(table, "len", int),
         _get(table, "prot", str),
         code if data == "$code" else _hex(data, "map.data"),
+        _get(table, "at", int, lambda: 0),
         _get(table, "object", str, lambda: ""),
         _get(table, "offset", str, lambda: "0x0"),
     )

@@ -1,82 +1,87 @@
-"""Running cases against a driver: plan first, then a verdict for each, whatever happens to the driver."""
+"""Running cases against a driver, one after the other: a verdict for each, whatever happens to the driver."""
 
-from collections.abc import Callable, Iterator, Sequence
-from enum import Enum
-from typing import Final, NamedTuple
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
 
-from conformance.case import Case, Mapping, Step
+from conformance.case import Case
+from conformance.checks import Check, transcript_of
 from conformance.client import (
-    PROTOCOL,
     Driver,
     DriverCrashedError,
     DriverTimeoutError,
     Message,
     ProtocolViolationError,
 )
-from conformance.match import Bindings, PatternError, mismatch, resolve, word
+from conformance.match import PatternError
+from conformance.protocol import SUITE
+from conformance.steps import FailedError, LateError, RefusedError, Run, SkippedError, UnsupportedError, result_of
+from conformance.verdict import GOOD, Item, Status, Verdict
 
-SUITE: Final = "0.1.0"
+__all__ = ("GOOD", "PATIENCE", "SUITE", "Runner", "Status", "Verdict")
 
-_CALL_SECONDS: Final = 10.0
-_SLACK: Final = 5.0
-_CHUNK: Final = 2048
+PATIENCE: Final = 10.0
+"""Seconds that an answer may take, beyond the time that a case gives its guests."""
 
+_STARTS: Final = 3
+_SECOND_LOOKS: Final = 5
 
-class Status(Enum):
-    """What became of a case."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    ERROR = "error"
-    TIMEOUT = "timeout"
-    CRASH = "crash"
-    UNSUPPORTED = "unsupported"
-    SKIPPED = "skipped"
-    UNKNOWN = "unknown"
-
-
-GOOD: Final = frozenset((Status.PASS, Status.UNSUPPORTED, Status.SKIPPED))
-"""Verdicts that let a run pass."""
-
-
-class Verdict(NamedTuple):
-    """A case's status, and why. ``transcript`` is the last of the talk, for anything that is not good."""
-
-    case: Case
-    status: Status
-    reason: str = ""
-    transcript: tuple[str, ...] = ()
+_MEANS: Final[dict[type[Exception], Status]] = {
+    FailedError: Status.FAIL,
+    UnsupportedError: Status.UNSUPPORTED,
+    SkippedError: Status.SKIPPED,
+    RefusedError: Status.ERROR,
+    PatternError: Status.ERROR,
+    LateError: Status.TIMEOUT,
+    DriverTimeoutError: Status.TIMEOUT,
+    ProtocolViolationError: Status.ERROR,
+    DriverCrashedError: Status.CRASH,
+}
 
 
-class _FailedError(Exception):
-    """What came is not what the case expects."""
-
-
-class _UnsupportedError(Exception):
-    """The driver says that it cannot do this."""
-
-
-class _SkippedError(Exception):
-    """The driver says that it will not do this."""
-
-
-class _RefusedError(Exception):
-    """The driver answered with an error where none is expected."""
+def _cpu_features() -> frozenset[str]:
+    """Return what this machine's CPU has, as the capabilities that cases can need: "cpu.avx"."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            words = next((line.split() for line in file if line.startswith(("flags", "Features"))), [])
+    except OSError:
+        return frozenset()
+    return frozenset(f"cpu.{word}" for word in words)
 
 
 class Runner:
-    """Runs cases in order on one driver, and starts another when that one is lost."""
+    """Runs cases in order on one driver. After a verdict that is not good the next case gets another driver process.
 
-    def __init__(self, command: Sequence[str]) -> None:
+    A driver that does not even greet, three times in a row, is not tried again: the cases that are left are ``unknown``.
+    """
+
+    def __init__(
+        self, command: Sequence[str], patience: float = PATIENCE, seed: int = 0, second_look: bool = False
+    ) -> None:
+        """Use ``command`` as driver. ``second_look``: run what went wrong again, to tell whether it is flaky."""
         self._command = command
+        self._patience = patience
+        self._seed = seed
+        self._looks = _SECOND_LOOKS if second_look else 0
         self._driver: Driver | None = None
+        self._refused = 0
+        self._why = ""
         self._caps: frozenset[str] = frozenset()
         self.hello: Message = {}
 
-    def run(self, cases: Sequence[Case]) -> Iterator[Verdict]:
-        """Yield a verdict for every case. A driver that does not even greet gives errors."""
+    def run(self, cases: Sequence[Item]) -> Iterator[Verdict]:
+        """Yield a verdict for every case."""
         for case in cases:
-            yield self._run(case)
+            yield self.verdict(case)
+
+    def verdict(self, case: Item) -> Verdict:
+        """Run one case."""
+        verdict = self._timed(case)
+        if verdict.status not in GOOD and verdict.status is not Status.UNKNOWN and self._looks:
+            self._looks -= 1
+            if self._timed(case).status is Status.PASS:
+                return verdict._replace(flaky=True, reason=f"{verdict.reason} (flaky: it passed when it was run again)")
+        return verdict
 
     def close(self) -> None:
         """End the driver."""
@@ -89,245 +94,59 @@ class Runner:
             driver.kill()
 
     def greet(self) -> Message:
-        """Start a driver if there is none, and return what it says of itself. Raises what Driver raises, OSError."""
+        """Start a driver if there is none, and return what it says of itself. Raises what Driver and result_of raise."""
         if self._driver is None:
+            self._refused += 1
             self._driver = Driver(self._command)
-            self.hello = _result(self._driver.call("hello", _CALL_SECONDS, protocol=PROTOCOL, suite=SUITE))
-            caps = self.hello.get("caps")
-            self._caps = frozenset(str(cap) for cap in caps) if isinstance(caps, list) else frozenset()
+            self.hello = result_of(self._driver.hello(self._patience))
+            caps = self.hello["caps"]
+            self._caps = frozenset(map(str, caps)) if isinstance(caps, list) else frozenset()
+            self._caps |= _cpu_features()
+            self._refused = 0
         return self.hello
 
-    def _run(self, case: Case) -> Verdict:
-        status, reason = Status.UNKNOWN, "not run"
-        lost = False
+    def _timed(self, case: Item) -> Verdict:
+        if self._refused >= _STARTS:
+            return Verdict(case, Status.UNKNOWN, f"the driver does not even say hello: {self._why}")
+        start = time.monotonic()
+        verdict = self._run(case)
+        self._why = verdict.reason
+        return verdict._replace(seconds=round(time.monotonic() - start, 4))
+
+    def _run(self, case: Item) -> Verdict:
         try:
             hello = self.greet()
             assert self._driver is not None
             self._driver.recent.clear()
-            missing = [cap for cap in case.need if cap not in self._caps]
-            if hello.get("arch") != case.arch:
-                return Verdict(case, Status.UNSUPPORTED, f"this is {hello.get('arch')}")
-            if missing:
-                return Verdict(case, Status.UNSUPPORTED, f"no {', '.join(missing)}")
-            _Run(case, self._driver).go()
-            return Verdict(case, Status.PASS)
-        except _FailedError as error:
-            status, reason = Status.FAIL, str(error)
-        except _UnsupportedError as error:
-            status, reason = Status.UNSUPPORTED, str(error)
-        except _SkippedError as error:
-            status, reason = Status.SKIPPED, str(error)
-        except (_RefusedError, PatternError) as error:
-            status, reason = Status.ERROR, str(error)
-        except DriverTimeoutError as error:
-            status, reason, lost = Status.TIMEOUT, str(error), True
-        except (ProtocolViolationError, OSError) as error:
-            status, reason, lost = Status.ERROR, str(error), True
-        except DriverCrashedError as error:
-            status, reason, lost = Status.CRASH, str(error), True
-        transcript = self._transcript() if status not in GOOD else ()
-        if lost and self._driver is not None:
+            if isinstance(case, Check):
+                case.go(self._command, self._patience)
+                return Verdict(case, Status.PASS)
+            unfit = self._unfit(case, hello)
+            if unfit:
+                return Verdict(case, Status.UNSUPPORTED, unfit)
+            run = Run(case, self._driver, hello, self._patience, self._seed)
+            run.go()
+            return Verdict(case, Status.PASS, "an interrupt that nobody sent was forgiven" if run.forgiven else "")
+        except OSError as error:
+            return self._bad(case, Status.ERROR, f"the driver cannot be started: {error}", ())
+        except tuple(_MEANS) as error:
+            status = _MEANS[type(error)]
+            notes = tuple(getattr(error, "__notes__", ()))
+            return self._bad(case, status, str(error), notes)
+
+    def _unfit(self, case: Case, hello: Message) -> str:
+        """Say why a case is not for this driver; "" when it is."""
+        if case.arch not in (hello.get("arch"), "any"):
+            return f"this is {hello.get('arch')}"
+        missing = [cap for cap in case.need if cap not in self._caps]
+        return f"no {', '.join(missing)}" if missing else ""
+
+    def _bad(self, case: Item, status: Status, reason: str, notes: tuple[str, ...]) -> Verdict:
+        """Return a verdict with the last of the talk, and end the driver unless nothing is wrong."""
+        if status in GOOD:
+            return Verdict(case, status, reason)
+        transcript = notes or (transcript_of(self._driver) if self._driver is not None else ())
+        if self._driver is not None:
             self._driver.kill()
             self._driver = None
         return Verdict(case, status, reason, transcript)
-
-    def _transcript(self) -> tuple[str, ...]:
-        if self._driver is None:
-            return ()
-        return (*self._driver.recent, *(f"! {line}" for line in self._driver.stderr().splitlines()[-20:]))
-
-
-def _result(reply: Message) -> Message:
-    """Return the result in a reply. Raises what the other kinds of reply mean."""
-    unsupported, skipped, error = reply.get("unsupported"), reply.get("skipped"), reply.get("error")
-    if isinstance(unsupported, dict):
-        raise _UnsupportedError(f"{unsupported.get('cap')}: {unsupported.get('reason')}")
-    if isinstance(skipped, dict):
-        raise _SkippedError(f"{skipped.get('reason')} {skipped.get('issue', '')}".strip())
-    if isinstance(error, dict):
-        text = f"{error.get('kind')}: {error.get('message')}"
-        if error.get("kind") == "timeout":
-            raise _FailedError(text)
-        raise _RefusedError(text)
-    result = reply.get("result")
-    if not isinstance(result, dict):
-        raise ProtocolViolationError(f"a reply without result: {reply}")
-    return result
-
-
-class _Run:
-    """One case on one driver: its spaces and contexts, and the names bound so far."""
-
-    def __init__(self, case: Case, driver: Driver) -> None:
-        self._case = case
-        self._driver = driver
-        self._bindings: Bindings = {}
-        self._spaces: dict[str, object] = {}
-        self._contexts: dict[str, object] = {}
-
-    def go(self) -> None:
-        """Do the case, and clean up unless the driver is lost."""
-        try:
-            self._do()
-        except (_FailedError, _UnsupportedError, _SkippedError, _RefusedError, PatternError):
-            self._clean_up()
-            raise
-        self._clean_up()
-
-    def _do(self) -> None:
-        for name in self._case.spaces:
-            self._spaces[name] = self._call("new_space")["space"]
-        for mapping in self._case.maps:
-            self._map(mapping)
-        for name, where in self._case.contexts.items():
-            self._contexts[name] = self._call("new_context", space=self._spaces[where], regs={})["context"]
-        for index, step in enumerate(self._case.steps):
-            for turn in range(step.repeat):
-                self._step(step, f"step {index}" + (f", turn {turn}" if step.repeat > 1 else ""))
-
-    def _clean_up(self) -> None:
-        for context in self._contexts.values():
-            self._driver.call("release_context", _CALL_SECONDS, context=context)
-        for space in self._spaces.values():
-            self._driver.call("release_space", _CALL_SECONDS, space=space)
-
-    def _call(self, op: str, **fields: object) -> Message:
-        return _result(self._driver.call(op, _CALL_SECONDS, **fields))
-
-    def _map(self, mapping: Mapping) -> None:
-        space = self._spaces[mapping.space]
-        source: Message = {"object": mapping.object, "offset": mapping.offset} if mapping.object else {"anon": True}
-        self._call("map", space=space, addr=mapping.addr, len=mapping.length, prot=mapping.prot, src=source)
-        address = int(mapping.addr, 16)
-        for start in range(0, len(mapping.data), _CHUNK):
-            piece = mapping.data[start : start + _CHUNK]
-            self._call("write", space=space, addr=f"{address + start:#x}", data=piece.hex())
-
-    def _step(self, step: Step, where: str) -> None:
-        if step.mapping is not None:
-            self._map(step.mapping)
-        else:
-            STEPS[step.do](self, step.fields, where)
-
-    def _expect(self, pattern: object, value: object, where: str) -> None:
-        text = mismatch(pattern, value, self._bindings, where)
-        if text:
-            raise _FailedError(text)
-
-    def _context(self, fields: Message) -> object:
-        return self._contexts[str(fields.get("context", "main"))]
-
-    def _space(self, fields: Message) -> object:
-        return self._spaces[str(fields.get("space", "main"))]
-
-    def _set(self, context: object, fields: Message) -> None:
-        values = fields.get("set")
-        if isinstance(values, dict):
-            regs = {str(name): word(resolve(value, self._bindings)) for name, value in values.items()}
-            self._call("set_regs", context=context, regs=regs)
-
-    # Steps.
-
-    def switch(self, fields: Message, where: str) -> None:
-        """Set registers, run, and compare the event."""
-        context = self._context(fields)
-        self._set(context, fields)
-        if fields.get("interrupt_first"):
-            self._call("interrupt", context=context)
-        self._compare(fields, self._start(context, fields), where)
-
-    def parallel(self, fields: Message, where: str) -> None:
-        """Run several contexts at the same time, and compare each one's event."""
-        names = fields["contexts"]
-        if not isinstance(names, list):
-            raise PatternError("contexts must be a list of names")
-        contexts = [self._contexts[str(one)] for one in names]
-        for context in contexts:
-            self._set(context, fields)
-        started = [self._start(context, fields) for context in contexts]
-        for one, request in zip(names, started, strict=True):
-            self._compare(fields, request, f"{where}, context {one}")
-
-    def _start(self, context: object, fields: Message) -> int:
-        extra = {"interrupt_after_us": fields["interrupt_after_us"]} if "interrupt_after_us" in fields else {}
-        return self._driver.send("switch", context=context, timeout_ms=self._timeout(fields), **extra)
-
-    def _timeout(self, fields: Message) -> int:
-        timeout = fields.get("timeout_ms", self._case.timeout_ms)
-        return timeout if isinstance(timeout, int) else self._case.timeout_ms
-
-    def _compare(self, fields: Message, request: int, where: str) -> None:
-        reply = self._driver.wait(request, self._timeout(fields) / 1000 + _SLACK)
-        event = reply.get("event")
-        if event is None:
-            _result(reply)
-            raise ProtocolViolationError(f"a switch was answered without an event: {reply}")
-        patterns = fields.get("one_of", [fields.get("expect", "*")])
-        if not isinstance(patterns, list):
-            raise PatternError("one_of must be a list")
-        texts = [mismatch(pattern, event, self._bindings, f"{where}: event") for pattern in patterns]
-        if all(texts):
-            raise _FailedError(f"{texts[0]} (the event: {event})")
-
-    def interrupt(self, fields: Message, _where: str) -> None:
-        """Interrupt a context that is not running: its next switch."""
-        self._call("interrupt", context=self._context(fields))
-
-    def regs(self, fields: Message, where: str) -> None:
-        """Set registers, and compare them."""
-        context = self._context(fields)
-        self._set(context, fields)
-        self._expect(fields.get("expect", "*"), self._call("get_regs", context=context)["regs"], f"{where}: regs")
-
-    def fp(self, fields: Message, where: str) -> None:
-        """Set a part of the FP state, or compare its start."""
-        context, part = self._context(fields), fields.get("part", "legacy")
-        if "set" in fields:
-            self._call("set_fp", context=context, part=part, data=fields["set"])
-        if "expect" in fields:
-            data = str(self._call("get_fp", context=context, part=part)["data"])
-            wanted = str(fields["expect"])
-            at = next((i for i in range(0, len(wanted), 2) if wanted[i : i + 2] not in ("..", data[i : i + 2])), None)
-            if at is not None:
-                got = data[at : at + 2]
-                raise _FailedError(f"{where}: {part} byte {at // 2}: expected {wanted[at : at + 2]}, got {got}")
-
-    def memory(self, fields: Message, where: str) -> None:
-        """Write memory, or compare it."""
-        space, addr = self._space(fields), resolve(fields.get("addr"), self._bindings)
-        if "write" in fields:
-            self._call("write", space=space, addr=addr, data=fields["write"])
-        if "expect" in fields:
-            length = len(str(fields["expect"])) // 2 if "len" not in fields else fields["len"]
-            data = self._call("read", space=space, addr=addr, len=length)["data"]
-            self._expect(fields["expect"], data, f"{where}: memory at {addr}")
-
-    def unmap(self, fields: Message, _where: str) -> None:
-        """Unmap a range."""
-        self._call("unmap", space=self._space(fields), addr=fields["addr"], len=fields["len"])
-
-    def protect(self, fields: Message, _where: str) -> None:
-        """Change a range's protection."""
-        arguments = {name: fields[name] for name in ("addr", "len", "prot")}
-        self._call("protect", space=self._space(fields), **arguments)
-
-    def release(self, fields: Message, _where: str) -> None:
-        """Release a context or a space before the case's end."""
-        if "context" in fields:
-            self._call("release_context", context=self._contexts.pop(str(fields["context"])))
-        if "space" in fields:
-            self._call("release_space", space=self._spaces.pop(str(fields["space"])))
-
-
-STEPS: Final[dict[str, Callable[[_Run, Message, str], None]]] = {
-    "switch": _Run.switch,
-    "parallel": _Run.parallel,
-    "interrupt": _Run.interrupt,
-    "regs": _Run.regs,
-    "fp": _Run.fp,
-    "memory": _Run.memory,
-    "unmap": _Run.unmap,
-    "protect": _Run.protect,
-    "release": _Run.release,
-}
-"""What a step can do; "map" is done from its own record."""

@@ -26,11 +26,12 @@ static bool take_token(struct context_queue *queue)
     return false;
 }
 
-/* A new thread counts itself in, and takes the token that was left to wake it, if there is one. */
+/* A new thread takes the token that was left to wake it, if there is one, and counts itself in. In this order: counted twice
+ * for a moment, it would keep the sentry from waking another. */
 void join_active_threads(void)
 {
-    fetch_add(&context_queue()->num_active_threads, 1);
     take_token(context_queue());
+    fetch_add(&context_queue()->num_active_threads, 1);
 }
 
 /* The context with this id is now this thread's. */

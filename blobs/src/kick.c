@@ -9,21 +9,22 @@ u32 space_count(const struct dispatch_block *block)
 }
 
 /*
- * Leave a token and wake a thread, if there are more contexts than threads that will look for one. Answers whether the
- * space should have another thread. Only this function adds tokens; its own token does not count for its decision.
+ * Leave a token and wake a thread, if there are more contexts than threads that will look for one. Only this function adds
+ * tokens; its own token does not count for its decision. Answers whether the space should have another thread: so long as it
+ * has fewer than contexts. (Whether the threads it has are awake does not matter there: all may be busy with guest code.)
  */
 bool kick(struct dispatch_block *block, struct context_queue *queue, u32 threads)
 {
     u64 active_threads = load_seq_cst(&queue->num_active_threads);
     u64 tokens = load_seq_cst(&queue->num_threads_to_wakeup);
-    u64 expected = active_threads + tokens + 1;
+    u32 contexts = load_seq_cst(&queue->num_active_contexts);
 
-    if (expected > load_seq_cst(&queue->num_active_contexts))
-        return false;
-    fetch_add(&queue->num_threads_to_wakeup, 1);
-    futex_wake_one(&queue->num_threads_to_wakeup);
-    block->kicks += 1;
-    return threads < block->max_threads && threads < expected;
+    if (active_threads + tokens + 1 <= contexts) {
+        fetch_add(&queue->num_threads_to_wakeup, 1);
+        futex_wake_one(&queue->num_threads_to_wakeup);
+        block->kicks += 1;
+    }
+    return threads < block->max_threads && threads < contexts;
 }
 
 /*

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from systrap.cli import driver_faults as faults
 from systrap.cli import driver_state as state
 from systrap.cli.driver_memory import GuestMemory, Segment
 from systrap.cli.driver_wire import (
@@ -101,7 +102,12 @@ class Operations:
         if asked != PROTOCOL:
             raise OperationError("version", f"this driver speaks protocol {PROTOCOL}", protocol=PROTOCOL)
         probe = self.platform.new_context()
-        caps = ["async", *(f"fp.{part}" for part in state.parts(probe))]
+        caps = [
+            "async",
+            *(["fault.access"] if self.platform.name != "ptrace" else []),
+            *(f"fp.{part}" for part in state.parts(probe)),
+            *faults.caps(self.platform.name),
+        ]
         probe.release()
         return {
             "protocol": PROTOCOL,
@@ -284,8 +290,24 @@ class Operations:
         with open("/proc/self/statm", encoding="ascii") as statm:
             rss = int(statm.read().split()[1]) * PAGE_SIZE
         counters = self.platform.statistics()
-        own = {"stubs": len(self._spaces), "fds": len(os.listdir("/proc/self/fd")), "vmas": vmas, "rss": rss}
+        fds = len(os.listdir("/proc/self/fd"))
+        own = {"stubs": len(self._spaces), "processes": faults.processes(), "fds": fds, "vmas": vmas, "rss": rss}
         return {**counters, **own}
+
+    def kill_stub(self, fields: Fields, _request: int) -> Reply:
+        """Kill the process behind a space, or one of its workers."""
+        faults.kill(self._space(fields).space, fields.text("part"))
+        return {}
+
+    def freeze_stub(self, fields: Fields, _request: int) -> Reply:
+        """Stop what runs a space."""
+        faults.stop(self._space(fields).space)
+        return {}
+
+    def thaw_stub(self, fields: Fields, _request: int) -> Reply:
+        """Let what runs a space go on."""
+        faults.go_on(self._space(fields).space)
+        return {}
 
     def bye(self, _fields: Fields, _request: int) -> Reply:
         """End after this answer."""
@@ -327,6 +349,9 @@ OPERATIONS: Final = {
     "switch": _op(Operations.switch, "context", "timeout_ms interrupt_after_us"),
     "interrupt": _op(Operations.interrupt, "context"),
     "stats": _op(Operations.stats),
+    "x.kill_stub": _op(Operations.kill_stub, "space part"),
+    "x.freeze_stub": _op(Operations.freeze_stub, "space"),
+    "x.thaw_stub": _op(Operations.thaw_stub, "space"),
     "bye": _op(Operations.bye),
 }
 """The operations of the protocol: what is not here is unknown."""

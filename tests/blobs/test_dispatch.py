@@ -89,7 +89,7 @@ def test_submit_to_a_full_queue_is_an_error(machine: Machine, queue: Queue) -> N
         (3, 1, 8, 3, 1, 1, 1),
         (1, 0, 5, 1, 0, 0, 0),  # stub threads spin and one is active: it finds the context by itself
         (0, 0, 0, 1, 0, 1, 0),  # they may spin, but none is active
-        (0xFFFFFFFF, 0xFFFFFFFF, 3, 1, 1, 0, 0),  # nonsense of a guest's
+        (0xFFFFFFFF, 0xFFFFFFFF, 3, 1, 1, 0, 1),  # nonsense of a guest's: a thread more, up to the limit
     ],
 )
 def test_kick(

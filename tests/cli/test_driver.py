@@ -317,9 +317,20 @@ def test_stats_count(peer: Peer) -> None:
     assert {"fds", "vmas", "rss", "threads"} <= after.keys()
 
 
+def test_a_stub_that_is_killed(peer: Peer) -> None:
+    """x.kill_stub: what runs in that space dies. This platform has no workers."""
+    space, context = peer.guest(LOOP)
+    request = peer.send("switch", context=context)
+    assert peer.ask("x.kill_stub", space=space, part="worker")["unsupported"]
+    peer.result("x.kill_stub", space=space, part="process")
+    event = peer.reply(request)["event"]
+    assert isinstance(event, dict)
+    assert event["kind"] == "death"
+
+
 def test_every_operation_of_the_protocol_is_there() -> None:
     protocol = """hello new_space release_space map unmap protect write read fill digest new_context release_context
-                  get_regs set_regs get_fp set_fp switch interrupt stats bye"""
+                  get_regs set_regs get_fp set_fp switch interrupt stats x.kill_stub x.freeze_stub x.thaw_stub bye"""
     assert set(OPERATIONS) == set(protocol.split())
 
 

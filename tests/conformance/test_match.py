@@ -21,6 +21,11 @@ from conformance.match import Bindings, PatternError, mismatch, number, word
         ({"in": [1, 2]}, "0x2"),
         ({"mask": "0xff", "value": "0x12"}, "0x3412"),
         ({"a": {"b": {"in": ["x", "*"]}}}, {"a": {"b": 9}}),
+        ({"not": 5}, "0x6"),
+        ({"not": {"in": [1, 2]}}, 3),
+        ({"at_least": 5}, "0x5"),
+        ({"at_most": "0x5"}, 5),
+        ({"all": [{"at_least": 2}, {"not": 3}, {"at_most": 4}]}, 4),
     ],
 )
 def test_matches(pattern: object, value: object) -> None:
@@ -42,6 +47,12 @@ def test_matches(pattern: object, value: object) -> None:
         ({"in": [1, 2]}, 3, "expected one of"),
         ({"mask": "0xff", "value": "0x12"}, "0x13", "under mask"),
         ({"mask": "0xff", "value": "0x12"}, "text", "under mask"),
+        ({"not": 5}, "0x5", "anything but 5"),
+        ({"at_least": 5}, "0x4", "at least 0x5"),
+        ({"at_most": 5}, 6, "at most 0x5"),
+        ({"at_most": 5}, "six", "at most 0x5"),
+        ({"at_least": 0}, None, "at least 0x0"),
+        ({"all": [{"at_least": 2}, {"not": 3}]}, 3, "anything but 3"),
     ],
 )
 def test_mismatches_are_told(pattern: object, value: object, text: str) -> None:
@@ -68,3 +79,27 @@ def test_numbers() -> None:
     assert word(-1) == "0xffffffffffffffff"
     with pytest.raises(PatternError):
         word("ten")
+
+
+def test_offsets_of_what_is_bound() -> None:
+    """A bound number can be moved, with wrap at 64 bits; a bound text cannot."""
+    bindings: Bindings = {"here": "0x10", "context.c0": 7, "text": "abc"}
+    assert mismatch("$here+0x8", "0x18", bindings) is None
+    assert mismatch("$here-17", -1, bindings) is None
+    assert mismatch({"at_most": "$context.c0+1"}, 8, bindings) is None
+    assert mismatch("$here+1", "0x10", bindings) is not None
+    for pattern in ("$nobody+1", "$text+1", "$here+", "$here*2"):
+        with pytest.raises(PatternError):
+            mismatch(pattern, 1, bindings)
+
+
+def test_not_binds_nothing() -> None:
+    bindings: Bindings = {}
+    assert mismatch({"not": {"all": [{"bind": "x"}, 1]}}, 2, bindings) is None
+    assert bindings == {}
+
+
+@pytest.mark.parametrize("pattern", [{"in": 5}, {"in": []}, {"all": "x"}, {"at_least": "x"}, {"at_most": []}])
+def test_wrong_matchers(pattern: object) -> None:
+    with pytest.raises(PatternError):
+        mismatch(pattern, 1, {})

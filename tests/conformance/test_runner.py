@@ -1,17 +1,17 @@
 """The runner: real drivers pass, and every way to be a bad driver is told apart."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from conformance.__main__ import main
 from conformance.case import Case, load_all
-from conformance.runner import Runner, Status, Verdict
+from conformance.runner import Runner
+from conformance.verdict import GOOD, Status, Verdict
 from systrap import platform
 from systrap.platform import RequirementError
+from tests.conformance.fakes import fake
 
 EVERY = list(load_all("x86_64"))
 BY_ID = {case.id: case for case in EVERY}
@@ -47,91 +47,165 @@ def test_case(verdicts: dict[str, Verdict], identity: str) -> None:
     assert verdict.status is Status.PASS, "\n".join((verdict.reason, *verdict.transcript))
 
 
-# A driver that says yes to everything, with one bad habit that the test writes into it.
-FAKE = """
-import json, sys, time
-rsp = "0x0"
-for line in sys.stdin:
-    r = json.loads(line)
-    reply = {{"result": {{}}}}
-    if r["op"] == "hello":
-        reply = {{"result": {{"protocol": 1, "arch": "x86_64", "caps": [], "page_size": 4096}}}}
-    elif r["op"] == "new_space":
-        reply = {{"result": {{"space": 1}}}}
-    elif r["op"] == "new_context":
-        reply = {{"result": {{"context": 2}}}}
-    elif r["op"] in ("get_regs", "set_regs"):
-        rsp = r.get("regs", {{}}).get("rsp", rsp)
-        reply = {{"result": {{"regs": {{"rsp": rsp}}}}}}
-    elif r["op"] == "switch":
-        reply = {{"event": {{"kind": "syscall", "ip": "0x10000002", "nr": "0x0", "args": ["0x0"] * 6}}}}
-    out = {{"id": r["id"], **reply}}
-    {habit}
-    print(json.dumps(out), flush=True)
-    if r["op"] == "bye":
-        break
-"""
-
 HABITS = {
-    "ip off by two": ('if r["op"] == "switch": out["event"]["ip"] = "0x10000000"', Status.FAIL),
-    "dies at a switch": ('if r["op"] == "switch": sys.exit(3)', Status.CRASH),
+    "ip off by two": ('if r["op"] == "switch": out["event"]["ip"] = "0x10000000"', Status.FAIL, "expected 0x10000002"),
+    "dies at a switch": ('if r["op"] == "switch": sys.exit(3)', Status.CRASH, "ended with status 3"),
+    "dies of a signal": ('if r["op"] == "switch": os.kill(os.getpid(), 9)', Status.CRASH, "killed by SIGKILL"),
     "dies in the middle of a line": (
         'if r["op"] == "switch": sys.stdout.write(json.dumps(out)[:9]); sys.stdout.flush(); sys.exit(0)',
         Status.CRASH,
+        "status 0, in the middle of a line",
     ),
-    "says no to map": ('if r["op"] == "map": out = {"id": r["id"], "error": {"kind": "map"}}', Status.ERROR),
-    "talks nonsense": ('if r["op"] == "switch": print("hello", flush=True)', Status.ERROR),
-    "answers twice": ('if r["op"] == "map": print(json.dumps(out), flush=True)', Status.ERROR),
-    "answers with a list": ('out = [out] if r["op"] == "map" else out', Status.ERROR),
-    "has no event": ('if r["op"] == "switch": out = {"id": r["id"], "result": {}}', Status.ERROR),
+    "closes its output": ('if r["op"] == "switch": os.close(1); time.sleep(60)', Status.CRASH, "lives on"),
+    "dies at bye": ('if r["op"] == "bye": sys.exit(3)', Status.PASS, ""),
+    "says no to map": (
+        'if r["op"] == "map": out = {"id": r["id"], "error": {"kind": "map", "message": "no"}}',
+        Status.ERROR,
+        "map: no",
+    ),
+    "makes up errors": (
+        'if r["op"] == "map": out = {"id": r["id"], "error": {"kind": "whim", "message": "no"}}',
+        Status.ERROR,
+        "answer.error.kind must be one of",
+    ),
+    "talks nonsense": ('if r["op"] == "switch": print("hello", flush=True)', Status.ERROR, "not JSON: b'hello'"),
+    "nests too deeply": ('if r["op"] == "switch": print("[" * 200000, flush=True)', Status.ERROR, "not JSON"),
+    "answers twice": (
+        'if r["op"] == "map": print(json.dumps(out), flush=True)',
+        Status.ERROR,
+        "a second answer to map",
+    ),
+    "answers the last request twice": (
+        'if r["op"] == "release_space": print(json.dumps(out), flush=True)',
+        Status.ERROR,
+        "a second answer to release_space",
+    ),
+    "speaks unasked": (
+        'if r["op"] == "map": print(json.dumps({**out, "id": 999999}), flush=True)',
+        Status.ERROR,
+        "an answer to nothing that was asked",
+    ),
+    "answers with a list": ('out = [out] if r["op"] == "map" else out', Status.ERROR, "not an object"),
+    "has no event": (
+        'if r["op"] == "switch": out = {"id": r["id"], "result": {}}',
+        Status.ERROR,
+        "answered by a result, not by an event",
+    ),
+    "has two answers in one": ('if r["op"] == "map": out["event"] = {}', Status.ERROR, "exactly one of"),
+    "sends numbers for strings": ('if r["op"] == "switch": out["event"]["nr"] = 0', Status.ERROR, "event.nr must be"),
+    "has events of its own": (
+        'if r["op"] == "switch": out["event"]["kind"] = "bang"',
+        Status.ERROR,
+        "event.kind must be",
+    ),
+    "floods in one line": (
+        'if r["op"] == "switch":\n        while True: sys.stdout.write("x" * 65536)',
+        Status.ERROR,
+        "a flood",
+    ),
+    "floods in many lines": (
+        'if r["op"] == "switch":\n        while True: sys.stdout.write("{}\\n" * 9999)',
+        Status.ERROR,
+        "an answer to nothing that was asked",
+    ),
+    "floods its log": (
+        'if r["op"] == "switch": sys.stderr.write("x" * 5000000); sys.stderr.flush()',
+        Status.PASS,
+        "",
+    ),
     "cannot switch": (
         'if r["op"] == "switch": out = {"id": r["id"], "unsupported": {"cap": "x", "reason": "y"}}',
         Status.UNSUPPORTED,
+        "x: y",
     ),
-    "will not switch": ('if r["op"] == "switch": out = {"id": r["id"], "skipped": {"reason": "y"}}', Status.SKIPPED),
-    "is of another kind": ('if r["op"] == "hello": out["result"]["arch"] = "aarch64"', Status.UNSUPPORTED),
+    "will not switch": (
+        'if r["op"] == "switch": out = {"id": r["id"], "skipped": {"reason": "y"}}',
+        Status.SKIPPED,
+        "y",
+    ),
+    "is of another kind": (
+        'if r["op"] == "hello": out["result"]["arch"] = "aarch64"',
+        Status.UNSUPPORTED,
+        "this is aarch64",
+    ),
     "reports a timeout": (
         'if r["op"] == "switch": out = {"id": r["id"], "error": {"kind": "timeout", "message": "late"}}',
-        Status.FAIL,
+        Status.TIMEOUT,
+        "timeout: late",
     ),
+    "never answers": ('if r["op"] == "switch": time.sleep(60)', Status.TIMEOUT, "no answer to switch within"),
+    "reads no more": ('if r["op"] == "map": time.sleep(60)', Status.TIMEOUT, "no answer to map within"),
+    # Lies in hello.
+    "speaks another version": (
+        'if r["op"] == "hello": out["result"]["protocol"] = 2',
+        Status.ERROR,
+        "protocol must be 1",
+    ),
+    "says its version in words": (
+        'if r["op"] == "hello": out["result"]["protocol"] = "1"',
+        Status.ERROR,
+        "protocol must be 1",
+    ),
+    "has caps of a wrong type": (
+        'if r["op"] == "hello": out["result"]["caps"] = "async"',
+        Status.ERROR,
+        "caps must be",
+    ),
+    "has true for a page size": (
+        'if r["op"] == "hello": out["result"]["page_size"] = True',
+        Status.ERROR,
+        "page_size must be",
+    ),
+    "has no name": ('if r["op"] == "hello": del out["result"]["impl"]["name"]', Status.ERROR, "impl.name is missing"),
+    "refuses to greet": (
+        'if r["op"] == "hello": out = {"id": r["id"], "error": {"kind": "version", "message": "too new"}}',
+        Status.ERROR,
+        "version: too new",
+    ),
+    "ends before it greets": ("sys.exit(1)", Status.CRASH, "ended with status 1"),
 }
-
-
-def fake(tmp_path: Path, habit: str) -> list[str]:
-    """Return the command of a fake driver."""
-    path = tmp_path / "fake.py"
-    path.write_text(FAKE.format(habit=habit))
-    return [sys.executable, str(path)]
 
 
 @pytest.mark.parametrize("name", HABITS)
 def test_bad_drivers_are_found_out(tmp_path: Path, name: str) -> None:
-    habit, status = HABITS[name]
-    runner = Runner(fake(tmp_path, habit))
-    (verdict,) = runner.run([ONE])
+    habit, status, words = HABITS[name]
+    runner = Runner(fake(tmp_path, habit), patience=10 if status is not Status.TIMEOUT else 0.5)
+    (verdict,) = runner.run([ONE._replace(timeout_ms=500)])
     runner.close()
     assert verdict.status is status, verdict
-    assert verdict.reason
-
-
-def test_a_driver_that_hangs(tmp_path: Path) -> None:
-    impatient = ONE._replace(timeout_ms=-4800)
-    runner = Runner(fake(tmp_path, 'if r["op"] == "switch": time.sleep(60)'))
-    (verdict,) = runner.run([impatient])
-    runner.close()
-    assert verdict.status is Status.TIMEOUT
+    assert words in verdict.reason
+    if status not in GOOD:
+        assert verdict.transcript
 
 
 def test_a_lost_driver_is_replaced(tmp_path: Path) -> None:
     count = tmp_path / "count"
-    habit = (
-        f'open({str(count)!r}, "a").write("x") if r["op"] == "hello" else None\n'
-        f'    if r["op"] == "switch" and len(open({str(count)!r}).read()) == 1: sys.exit(1)'
-    )
-    runner = Runner(fake(tmp_path, habit))
+    start = f'open({str(count)!r}, "a").write("x")'
+    habit = f'if r["op"] == "switch" and len(open({str(count)!r}).read()) == 1: sys.exit(1)'
+    runner = Runner(fake(tmp_path, habit, start))
     statuses = [verdict.status for verdict in runner.run([ONE, ONE])]
     runner.close()
     assert statuses == [Status.CRASH, Status.PASS]
+
+
+def test_a_second_look_tells_the_flaky_and_turns_nothing_green(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    start = f'open({str(count)!r}, "a").write("x")'
+    habit = f'if r["op"] == "switch" and len(open({str(count)!r}).read()) == 1: sys.exit(1)'
+    runner = Runner(fake(tmp_path, habit, start), second_look=True)
+    (verdict,) = runner.run([ONE])
+    runner.close()
+    assert (verdict.status, verdict.flaky) == (Status.CRASH, True)
+    assert "flaky" in verdict.reason
+
+
+def test_what_does_not_greet_is_not_tried_for_ever(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    runner = Runner(fake(tmp_path, start=f'open({str(count)!r}, "a").write("x"); sys.exit(7)'))
+    verdicts = list(runner.run([ONE] * 6))
+    assert [verdict.status for verdict in verdicts] == [Status.CRASH] * 3 + [Status.UNKNOWN] * 3
+    assert "status 7" in verdicts[-1].reason
+    assert count.read_text() == "xxx"
 
 
 def test_missing_capabilities(tmp_path: Path) -> None:
@@ -145,22 +219,7 @@ def test_missing_capabilities(tmp_path: Path) -> None:
 def test_no_such_driver() -> None:
     (verdict,) = Runner(["/nonexistent/driver"]).run([ONE])
     assert verdict.status is Status.ERROR
-
-
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = tmp_path / "report.jsonl"
-    command = f"{sys.executable} {fake(tmp_path, 'pass')[1]}"
-    arguments = ["run", "--driver", command, "--only", "SYS-NOSTACK-*", "--arch", "x86_64", "--report", str(report)]
-    assert main(arguments) == 0
-    assert "1 cases: 1 pass" in capsys.readouterr().out
-    header, row = (json.loads(line) for line in report.read_text().splitlines())
-    assert header["driver"]["arch"] == "x86_64"
-    assert (row["id"], row["status"]) == ("SYS-NOSTACK-001", "pass")
-    assert main(["list", "--arch", "x86_64"]) == 0
-    assert capsys.readouterr().out.count("\n") == len(EVERY)
-    assert main(["run", "--driver", "x", "--only", "NOTHING-*", "--arch", "x86_64"]) == 2
-    assert main(["run", "--driver", "/nonexistent", "--only", "SYS-NOSTACK-*", "--arch", "x86_64"]) == 1
-    assert "again: python3 -m conformance run --only SYS-NOSTACK-001" in capsys.readouterr().out
+    assert "cannot be started" in verdict.reason
 
 
 def test_the_suite_knows_nothing_of_systrap() -> None:

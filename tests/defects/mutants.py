@@ -43,6 +43,10 @@ MUTANTS: Final = {
     "BUG-FP": Mutant(
         "sysmsg", (Edit("x86_64/sighandler.c", "fpstate_changed = live ? 0 : 1;", "fpstate_changed = 0;"),)
     ),
+    "FP-BOUNCE": Mutant(
+        "sysmsg",
+        (Edit("x86_64/switch.c", "ctx->fpstate_changed = 1;\n        ctx->signo", ";\n        ctx->signo"),),
+    ),
     "STORE-LOAD": Mutant(
         "sysmsg",
         (

@@ -24,6 +24,7 @@ class Defect(NamedTuple):
 
 DEFECTS: Final = (
     Defect("BUG-FP", "10-stub §3.1", ("S-042",)),
+    Defect("FP-BOUNCE", "10-stub §3.3", ("S-045", "P-061")),
     Defect("STORE-LOAD", "10-stub §4.1", ("S-063",)),
     Defect("CONSUMERS", "10-stub §4.2", (), Shown.REMAINS),
     Defect("SPIN-ORDER", "10-stub §4.5", ("S-070", "S-071")),

@@ -16,6 +16,7 @@ from tests.blobs.stub import Stub
 from tests.blobs.world import GUEST, PAGE, START, TABLE
 from tests.defects.both_ways import both_ways, demand, verdict
 from tests.defects.mutants import stub_of
+from tests.models.test_found_in_sources import NEW_PATTERN, OLD_PATTERN, bounce
 
 XMM0 = 160
 """Where an FP image has xmm0."""
@@ -56,6 +57,22 @@ def test_fp_state_after_an_interrupt_on_the_way_out(original: bool) -> None:
     """BUG-FP; S-042."""
     with stub_of("BUG-FP" if original else None) as stub, verdict(original):
         check_fp_after_an_interrupt_in_stub_code(stub)
+
+
+def check_fp_of_a_context_that_bounced(stub: Stub) -> None:
+    """Look with whose FP registers the context of bounce() runs in the end."""
+    seen = bounce(stub)
+    if seen is None:
+        pytest.skip("the threads were woken in another order")
+    demand(seen != OLD_PATTERN, "the context runs with registers that it had long ago")
+    assert seen == NEW_PATTERN
+
+
+@both_ways
+def test_fp_state_of_a_context_that_bounced(original: bool) -> None:
+    """FP-BOUNCE; S-045, P-061."""
+    with stub_of("FP-BOUNCE" if original else None) as stub, verdict(original):
+        check_fp_of_a_context_that_bounced(stub)
 
 
 def check_features_of_the_image(stub: Stub) -> None:

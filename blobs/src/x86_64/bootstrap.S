@@ -106,14 +106,17 @@ next_call:
         mov     CALL_ARGS+32(%rcx), %r8
         mov     CALL_ARGS+40(%rcx), %r9
         mov     CALL_NR(%rcx), %rax
+        /* The child of a clone may come to life when the page holds another batch already: it must not look there. */
+        mov     %rax, %rsp
         syscall
 
         /* Once more, for the kernel used rcx. The call may just have mapped another page here; it has the same bytes. */
         CALL_ADDRESS %rcx
         IF_ERROR call_failed
 
-        cmpq    $NR_clone, CALL_NR(%rcx)
+        cmp     $NR_clone, %rsp
         je      cloned
+        xor     %esp, %esp
         testb   $CALL_MOVE_REQUEST, CALL_FLAGS(%rcx)
         jnz     move_request
         testb   $CALL_ENTER_NOTIFY, CALL_FLAGS(%rcx)
@@ -134,6 +137,7 @@ enter_notify:
         jmp     call_done
 
 call_failed:
+        xor     %esp, %esp
         testb   $CALL_MAY_FAIL, CALL_FLAGS(%rcx)
         jnz     call_done
         /* While a birth batch runs nobody could make anything of the error. */
@@ -145,6 +149,7 @@ call_failed:
 /* A clone succeeded. Its parent ends the batch here. The child is a new process, or a new thread of this one; it has
    the parent's registers, and what the parent passed to clone is still in them. */
 cloned:
+        xor     %esp, %esp
         inc     %ebp
         test    %rax, %rax
         jnz     batch_done

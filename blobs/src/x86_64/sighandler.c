@@ -211,7 +211,8 @@ static enum verdict classify_syscall(struct sysmsg *sysmsg, struct thread_contex
 
     first = probe(sysmsg, uc->gregs.rip - 8);
     second = probe(sysmsg, uc->gregs.rip - 8);
-    if ((u8)(second >> 48) == OPCODE_PATCHING) {
+    /* Not for a restarted call: the sentry knows what it was, and the site would make the first call anew. */
+    if ((u8)(second >> 48) == OPCODE_PATCHING && number != NR_restart_syscall) {
         uc->gregs.rip -= SITE_LENGTH;
         return RESUME_SAME;
     }
@@ -299,6 +300,13 @@ void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc)
 
     ctx = current_context(sysmsg);
     fs_base = read_fs_base(sysmsg);
+    /* syshandler loads the flags of a context before it is gone. With TF that step is not the guest's: the context has not
+       begun to run, and begins here. */
+    if (signo == SIGTRAP && uc->gregs.rip >= config_stub_start) {
+        ctx->fpstate_changed = 1;
+        restore_guest(sysmsg, uc, ctx, fs_base);
+        return;
+    }
     ctx->signo = (u64)signo;
     copy_siginfo(ctx, info);
 

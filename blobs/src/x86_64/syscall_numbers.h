@@ -4,6 +4,7 @@
 #define NR_rt_sigaction 13
 #define NR_rt_sigprocmask 14
 #define NR_rt_sigreturn 15
+#define NR_restart_syscall 219
 #define NR_getpid 39
 #define NR_clone 56
 #define NR_exit 60

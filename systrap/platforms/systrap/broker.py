@@ -48,6 +48,8 @@ class Broker:
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
         self._jobs: deque[Callable[[], object]] = deque()
+        # A stub may die while watch() is under way: it is in the table and in the epoll instance, or in neither.
+        self._table = threading.Lock()
         self._watched: dict[int, Watched] = {}
         self._unclaimed: dict[int, process.Death] = {}
         self._dying: list[tuple[set[int], Callable[[], None]]] = []
@@ -80,8 +82,9 @@ class Broker:
 
         Both are called on the broker's thread, once. ``pidfd`` belongs to the broker from now on.
         """
-        self._watched[stub.pid] = stub
-        self._epoll.register(stub.pidfd, select.EPOLLIN | select.EPOLLONESHOT)
+        with self._table:
+            self._watched[stub.pid] = stub
+            self._epoll.register(stub.pidfd, select.EPOLLIN | select.EPOLLONESHOT)
         # It may have died, and been reaped by a broker that woke for another reason, before it stood in the table.
         if process.pidfd_is_dead(stub.pidfd) and stub.pid in self._unclaimed:
             self._jobs.append(lambda: self._tell(stub.pid, self._unclaimed.pop(stub.pid, process.Death(0, 0))))
@@ -121,11 +124,12 @@ class Broker:
 
     def _tell(self, pid: int, death: process.Death) -> bool:
         """Tell of a stub's death, once. Returns False when this pid is not a stub that is watched: a thread, as a rule."""
-        stub = self._watched.pop(pid, None)
-        if stub is None:
-            return False
-        self._epoll.unregister(stub.pidfd)
-        os.close(stub.pidfd)
+        with self._table:
+            stub = self._watched.pop(pid, None)
+            if stub is None:
+                return False
+            self._epoll.unregister(stub.pidfd)
+            os.close(stub.pidfd)
         stub.on_death(death)
         self._dying.append((set(stub.threads.values()), stub.on_gone))
         return True

@@ -8,6 +8,7 @@ import ctypes
 import os
 import signal
 import struct
+import threading
 from typing import Final
 
 from systrap.host import limits, mem, process
@@ -34,11 +35,16 @@ BIRTH_FAILURES: Final = {
 
 
 class Source:
-    """The source process. ``clone_stub`` may be called from any thread."""
+    """The source process. ``clone_stub`` may be called from any thread.
+
+    ``births`` is held from the clone of a stub until it was born: it begins with the request page of the source, where
+    the next clone would be written.
+    """
 
     def __init__(self, code: SentryCode, image: StubImage, memory: MemoryFile, broker: Broker) -> None:
         """Create the process. Raises PlatformError saying which step failed."""
         self.image = image
+        self.births = threading.Lock()
         self._dead: process.Death | None = None
         self._gone = False
         place = image.layout
@@ -120,7 +126,8 @@ class Source:
         """Clone a stub that goes on with the calls ``rest`` (its birth batch), and return its pid.
 
         ``request`` is the sentry's view of the new stub's own request page; the batch is put there too, since the
-        child changes over to it half-way. Raises ContextError when the source is dead, PlatformError when clone fails.
+        child changes over to it half-way. The caller holds ``births``. Raises ContextError when the source is dead,
+        PlatformError when clone fails.
         """
         batch = [Call("clone", (filters.CLONE_PROCESS, 0, 0, 0, 0)), *rest]
         write_batch(request, batch)

@@ -112,16 +112,19 @@ class StubProcess:
         base = environment.memory_base + self._slot
         code = environment.code
         self.channel = SyscallThread(request, base, reply, base + page, self.alive, code.release32, code.acquire32)
-        try:
-            self.pid = environment.source.clone_stub(self._birth_batch(), request)
-        except ContextError as error:
-            raise PlatformError(f"no new address space: {error}") from error
-        self._pidfd = process.pidfd_open(self.pid)
-        environment.broker.watch(Watched(self.pid, os.dup(self._pidfd), self.threads, self._died, self._threads_died))
-        try:
-            born = self.channel.await_birth()
-        except ContextError as error:
-            raise PlatformError(f"a stub process was not born: {explain_death(self.death)}") from error
+        with environment.source.births:
+            try:
+                self.pid = environment.source.clone_stub(self._birth_batch(), request)
+            except ContextError as error:
+                raise PlatformError(f"no new address space: {error}") from error
+            self._pidfd = process.pidfd_open(self.pid)
+            environment.broker.watch(
+                Watched(self.pid, os.dup(self._pidfd), self.threads, self._died, self._threads_died)
+            )
+            try:
+                born = self.channel.await_birth()
+            except ContextError as error:
+                raise PlatformError(f"a stub process was not born: {explain_death(self.death)}") from error
         if environment.notify:
             self.channel.use_listener(born.ret)
 
