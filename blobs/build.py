@@ -40,42 +40,71 @@ LINK_FLAGS: Final = (
 
 
 class Arch(NamedTuple):
-    """One CPU. ``parameters`` become -D options; the source folder has the arch's own name."""
+    """One CPU, and one page size where it has several: ``name`` is what images and manifests are called by.
+
+    ``parameters`` become -D options. ``own`` are each image's sources in the CPU's own folder.
+    """
 
     name: str
+    cpu: str
     flags: tuple[str, ...]
     emulation: str
     parameters: dict[str, int]
+    own: dict[str, tuple[str, ...]]
 
 
 class ImageSources(NamedTuple):
-    """One image: sources for every CPU, and sources in the CPU's own folder."""
+    """One image: its sources for every CPU. Those of the CPU come behind them, or before those in ``last``."""
 
     name: str
     shared: tuple[str, ...]
-    own: tuple[str, ...]
+    last: tuple[str, ...] = ()
+
+    def sources(self, arch: Arch) -> tuple[str, ...]:
+        """Return the sources for a CPU, in the order in which they are linked."""
+        return (*self.shared, *(f"{arch.cpu}/{name}" for name in arch.own.get(self.name, ())), *self.last)
+
+
+def _arm64(page: int, area_pages: int) -> Arch:
+    """Return the build for one of the three page sizes of arm64 kernels (10-stub §1.3 for the size of a thread area)."""
+    return Arch(
+        f"aarch64-{page // 1024}k",
+        "aarch64",
+        ("-mno-outline-atomics", "-mbranch-protection=none"),
+        "aarch64elf",
+        {"PAGE_SIZE": page, "THREAD_AREA_SIZE": area_pages * page},
+        {
+            "bootstrap": ("bootstrap.S",),
+            "sysmsg": ("entries.S", "sighandler.c", "switch.c"),
+            "sentry": ("frequency.c",),
+        },
+    )
 
 
 ARCHES: Final = (
     Arch(
         "x86_64",
+        "x86_64",
         ("-mno-red-zone", "-fcf-protection=none"),
         "elf_x86_64",
         {"PAGE_SIZE": 4096, "THREAD_AREA_SIZE": 8 * 4096},
+        {
+            "bootstrap": ("bootstrap.S",),
+            "sysmsg": ("syshandler.S", "syshandler.c", "sighandler.c", "switch.c"),
+            "sentry": ("cpuid.c",),
+        },
     ),
+    _arm64(4096, 8),
+    _arm64(16384, 8),
+    _arm64(65536, 5),
 )
 
 IMAGES: Final = (
-    ImageSources("bootstrap", (), ("bootstrap.S",)),
-    ImageSources(
-        "sysmsg",
-        ("context_queue.c", "give_back.c", "spinning_queue.c", "panic.c"),
-        ("syshandler.S", "syshandler.c", "sighandler.c", "switch.c", "config.S"),
-    ),
+    ImageSources("bootstrap", ()),
+    ImageSources("sysmsg", ("context_queue.c", "give_back.c", "spinning_queue.c", "panic.c"), ("config.S",)),
     ImageSources(
         "sentry",
-        ("submit.c", "kick.c", "next_ready.c", "atomics.c", "dispatch_config.S"),
-        ("clone_source.c", "cpuid.c"),
+        ("submit.c", "kick.c", "next_ready.c", "atomics.c", "dispatch_config.S", "clone_source.c"),
     ),
 )
 
@@ -106,15 +135,15 @@ def _zig(*arguments: str) -> str:
 def compile_flags(arch: Arch) -> list[str]:
     """Return the compiler's options for this CPU, without paths."""
     parameters = [f"-D{name}={value}" for name, value in sorted(arch.parameters.items())]
-    return [f"--target={arch.name}-linux-gnu", *COMPILE_FLAGS, *arch.flags, *parameters]
+    return [f"--target={arch.cpu}-linux-gnu", *COMPILE_FLAGS, *arch.flags, *parameters]
 
 
 def build_image(arch: Arch, image: ImageSources, scratch: Path) -> tuple[FlatImage, Path]:
     """Compile and link one image; answers it flat, and the linked file."""
     objects: list[str] = []
-    for source in (*image.shared, *(f"{arch.name}/{name}" for name in image.own)):
+    for source in image.sources(arch):
         target = scratch / f"{arch.name}-{image.name}-{source.replace('/', '-')}.o"
-        _zig("clang", *compile_flags(arch), "-I.", f"-I{arch.name}", "-c", source, "-o", str(target))
+        _zig("clang", *compile_flags(arch), "-I.", f"-I{arch.cpu}", "-c", source, "-o", str(target))
         objects.append(str(target))
     linked = scratch / f"{arch.name}-{image.name}.elf"
     _zig("ld.lld", "-m", arch.emulation, *LINK_FLAGS, "-T", "image.ld", *objects, "-o", str(linked))

@@ -51,7 +51,8 @@ def _name(table: bytes, offset: int) -> str:
     return table[offset : table.index(b"\0", offset)].decode("ascii")
 
 
-def _sections(elf: bytes) -> list[Section]:
+def sections_of(elf: bytes) -> list[Section]:
+    """Return the section headers of a file. Raises ElfError."""
     header = _HEADER.unpack_from(elf)
     if header[0][:6] != b"\x7fELF\x02\x01":
         raise ElfError("not a 64-bit little-endian ELF file")
@@ -97,7 +98,7 @@ def _exports(elf: bytes, sections: list[Section], image: Section) -> dict[str, i
 
 def flatten(elf: bytes) -> FlatImage:
     """Return the image in a linked file. Raises ElfError if it depends on anything but itself."""
-    sections = _sections(elf)
+    sections = sections_of(elf)
     image = _check_sections(sections)
     data = elf[image.offset : image.offset + image.size]
     return FlatImage(data, _exports(elf, sections, image))

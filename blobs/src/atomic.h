@@ -1,8 +1,10 @@
 /*
  * Atomic operations on words in shared memory, one name per meaning.
  *
- * "acquire", "release" and "seq_cst" are those of C11. Read-modify-write operations are seq_cst throughout: on x86-64
- * they are locked instructions either way, and the arguments about lost wake-ups lean on them as full fences.
+ * "acquire", "release" and "seq_cst" are those of C11. Read-modify-write operations are seq_cst throughout, and the
+ * arguments about lost wake-ups lean on them as fences: on x86-64 they are locked instructions, which order everything; on
+ * arm64 ldaxr and stlxr, which order what comes before them, and the loads behind them that acquire (ldar). So what is
+ * looked at behind such an operation is looked at with load_acquire or load_seq_cst, never with load_relaxed.
  * The builtins expand to instructions (never to a library call) for these sizes.
  */
 #pragma once

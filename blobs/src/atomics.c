@@ -12,17 +12,22 @@
 
 EXPORT(u32, atomic_add32, (u32 *word, u32 n))
 {
-    return fetch_add(word, n);
+    u32 old = fetch_add(word, n);
+    fence_after_rmw();
+    return old;
 }
 
 EXPORT(u32, atomic_xchg32, (u32 *word, u32 value))
 {
-    return exchange(word, value);
+    u32 old = exchange(word, value);
+    fence_after_rmw();
+    return old;
 }
 
 EXPORT(u32, atomic_cas32, (u32 *word, u32 expected, u32 desired))
 {
     __atomic_compare_exchange_n(word, &expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    fence_after_rmw();
     return expected;
 }
 

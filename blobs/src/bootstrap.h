@@ -28,7 +28,7 @@
 #define RECORD_MASK 32
 #define RECORD_FILTER 40
 #define RECORD_DISPATCH_START 48
-#define RECORD_DISPATCH_LEN 56
+#define RECORD_DISPATCH_LEN 56 /* right behind the start: arm64 loads the two as a pair */
 
 /* modes of the syscall thread; the flag is set while the birth batch runs */
 #define MODE_FUTEX 5

@@ -88,7 +88,7 @@ static void leave_spinning(struct sysmsg *sysmsg)
 /* Whether the sentry wants this very CPU: to spin here is to keep it from what is waited for. */
 static bool sentry_is_here(const struct context_queue *queue)
 {
-    return load_relaxed(&queue->sentry_cpu) == cpu_number();
+    return is_this_cpu(load_relaxed(&queue->sentry_cpu));
 }
 
 /*

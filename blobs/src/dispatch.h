@@ -29,8 +29,8 @@ struct space {
     u32 threads;
 };
 
+/* A bucket is 1 << LATENCY_SHIFT ticks wide; the last one has no end. */
 #define LATENCY_BUCKETS 80u
-#define LATENCY_SHIFT 11 /* a bucket is 2048 ticks wide; the last one has no end */
 
 /* The kernel's struct futex_waitv */
 struct futex_waitv {
@@ -120,4 +120,4 @@ bool kick_unclaimed(struct dispatch_block *block);
 u32 space_count(const struct dispatch_block *block);
 
 /* Patched by the sentry; defined in dispatch_config.S. */
-extern struct dispatch_block *const config_dispatch_block __asm__("__export_dispatch_block");
+extern IMAGE_DATA struct dispatch_block *const config_dispatch_block __asm__("__export_dispatch_block");

@@ -61,7 +61,7 @@ static enum found look(struct dispatch_block *block)
  */
 static bool guest_is_here(const struct dispatch_block *block)
 {
-    return block->outstanding == 1 && load_relaxed(&block->context->debug) == cpu_number() &&
+    return block->outstanding == 1 && is_this_cpu(load_relaxed(&block->context->debug)) &&
            load_relaxed(&block->context->acked_time) != 0;
 }
 

@@ -10,14 +10,14 @@
  * Words that the sentry patches before the image becomes executable and read-only. They are defined in config.S, where
  * the compiler cannot see that they are zero.
  */
-extern const u64 config_deep_sleep_timeout __asm__("__export_deep_sleep_timeout");
-extern const u64 config_context_region __asm__("__export_context_region");
-extern const u64 config_stub_start __asm__("__export_stub_start");
-extern const struct arch_state config_arch_state __asm__("__export_arch_state");
-extern const u64 config_context_queue_addr __asm__("__export_context_queue_addr");
-extern const u64 config_spinning_queue_addr __asm__("__export_spinning_queue_addr");
-extern const u64 config_disable_syscall_patching __asm__("__export_disable_syscall_patching");
-extern const u64 config_ready_ring __asm__("__export_ready_ring");
+extern IMAGE_DATA const u64 config_deep_sleep_timeout __asm__("__export_deep_sleep_timeout");
+extern IMAGE_DATA const u64 config_context_region __asm__("__export_context_region");
+extern IMAGE_DATA const u64 config_stub_start __asm__("__export_stub_start");
+extern IMAGE_DATA const struct arch_state config_arch_state __asm__("__export_arch_state");
+extern IMAGE_DATA const u64 config_context_queue_addr __asm__("__export_context_queue_addr");
+extern IMAGE_DATA const u64 config_spinning_queue_addr __asm__("__export_spinning_queue_addr");
+extern IMAGE_DATA const u64 config_disable_syscall_patching __asm__("__export_disable_syscall_patching");
+extern IMAGE_DATA const u64 config_ready_ring __asm__("__export_ready_ring");
 
 ALWAYS_INLINE struct context_queue *context_queue(void)
 {

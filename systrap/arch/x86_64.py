@@ -69,6 +69,10 @@ class X86_64:  # noqa: N801 - the architecture's name
     TLS: Final = FS_BASE
     VSYSCALLS: Final = {0xFFFFFFFFFF600000: 96, 0xFFFFFFFFFF600400: 201, 0xFFFFFFFFFF600800: 309}
     """Entries of the vsyscall page, and the system calls they stand for."""
+    PATCHED_CALLS: Final = True
+    """The systrap platform can turn system calls into function calls (usertrap.py)."""
+    HANDLER_FLAGS: Final = 0
+    """Flags of the stub's signal handler that only this CPU needs."""
 
     @staticmethod
     def start_regs(regs: "memoryview[int]", ip: int, sp: int) -> None:

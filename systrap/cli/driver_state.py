@@ -4,19 +4,25 @@ import struct
 from typing import Final
 
 from systrap import arch
-from systrap.arch import x86_fp
+from systrap.arch import arm_fp, x86_fp
+from systrap.arch.aarch64 import AArch64
+from systrap.arch.x86_64 import X86_64
 from systrap.cli.driver_wire import Fields, ProtocolError, Reply, UnsupportedError, word
 from systrap.platform import Access, Context, Event, EventKind, SignalInfo
 
-MACHINE: Final = arch.current()
+MACHINE: Final = arch.host()
 
 _INDEX: Final = {name: index for index, name in enumerate(MACHINE.REG_NAMES)}
 _ACCESS: Final = {"r": Access.READ, "w": Access.WRITE, "x": Access.EXECUTE}
 _ACCESS_NAMES: Final = {Access.READ: "r", Access.WRITE: "w", Access.EXECUTE: "x", Access.NONE: "?"}
 _FAULTS: Final = frozenset((4, 5, 7, 8, 11))
 
-# Parts of the FP state: where they lie in the image, and the bits of XSTATE_BV that say they are not in their initial state.
-_PARTS: Final = {"legacy": (0, 464, 3), "ymm": (576, 256, 4)}
+# Parts of the FP state, by machine: where they lie in the image, and the bits of XSTATE_BV that say they are not in their
+# initial state. On arm64 there are no such bits: what the image holds is what there is.
+_PARTS: Final[dict[str, tuple[int, int, int]]] = {
+    X86_64.NAME: {"legacy": (0, 464, 3), "ymm": (576, 256, 4)},
+    AArch64.NAME: {"fpsimd": (0, arm_fp.USED, 0)},
+}[MACHINE.NAME]
 _XSTATE_BV: Final = 512
 _XMM: Final = (160, 416)
 
@@ -57,7 +63,7 @@ def get_fp(context: Context, part: str) -> bytes:
     """Return a part of the FP state, after a pull. Raises UnsupportedError, ProtocolError."""
     start, size, bits = _part(context, part)
     data = bytearray(context.fp[start : start + size])
-    present = _present(context)
+    present = _present(context) if bits else 0
     if part == "legacy":
         initial = x86_fp.initial(x86_fp.LEGACY_SIZE)
         if not present & 1:
@@ -65,7 +71,7 @@ def get_fp(context: Context, part: str) -> bytes:
             data[32 : _XMM[0]] = initial[32 : _XMM[0]]
         if not present & 2:
             data[slice(*_XMM)] = bytes(_XMM[1] - _XMM[0])
-    elif not present & bits:
+    elif bits and not present & bits:
         data = bytearray(size)
     return bytes(data)
 
@@ -77,7 +83,7 @@ def set_fp(context: Context, part: str, data: bytes) -> None:
         raise ProtocolError(f"the part {part!r} has {size} bytes")
     whole = get_fp(context, part)
     context.fp[start : start + size] = data + whole[len(data) :]
-    if len(context.fp) > _XSTATE_BV:
+    if bits and len(context.fp) > _XSTATE_BV:
         struct.pack_into("<Q", context.fp, _XSTATE_BV, _present(context) | bits)
     context.full_state_changed()
 

@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Final, NamedTuple, Protocol, cast
 
+from systrap.arch import UnsupportedArchitectureError
 from systrap.cli.options import EXIT_FAILED, UsageError, did_you_mean
 
 
@@ -74,12 +75,15 @@ def main(arguments: list[str]) -> int:
             f"systrap: unknown {kind} {name}{hint}\nsystrap: python3 -m systrap --help lists what there is\n"
         )
         return EXIT_FAILED
-    module = cast(CommandModule, importlib.import_module(command.module))
     try:
+        module = cast(CommandModule, importlib.import_module(command.module))
         status = module.main(arguments[1:])
         sys.stdout.flush()
     except UsageError as error:
         sys.stderr.write(f"systrap {name}: {error}\nsystrap {name}: python3 -m systrap {name} --help explains\n")
+        return EXIT_FAILED
+    except UnsupportedArchitectureError as error:
+        sys.stderr.write(f"systrap {name}: {error}; python3 -m systrap doctor tells more\n")
         return EXIT_FAILED
     except BrokenPipeError:
         # Whoever read our output has seen enough; what is left in the buffer goes nowhere.

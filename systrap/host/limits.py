@@ -7,9 +7,14 @@ from typing import Final
 from systrap.host.mem import MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, PROT_NONE, mmap_result
 from systrap.host.sys import PAGE_SIZE, errno_name
 
-_CANDIDATES: Final = (
-    (1 << 52, 1 << 48, 1 << 39) if os.uname().machine == "aarch64" else ((1 << 56) - 4096, (1 << 47) - 4096)
-)
+X86_64_SIZES: Final = ((1 << 56) - 4096, (1 << 47) - 4096)
+"""Five levels of page tables, or four."""
+AARCH64_SIZES: Final = (1 << 52, 1 << 48, 1 << 47, 1 << 42, 1 << 39)
+"""What kernels are built for: 52 and 48 bits with any page size, 47 with 16K, 42 with 64K, 39 with 4K pages. (20-platform §1.2
+has three of them. A host whose size is not in the list would be taken for a smaller one, and what lies above would stay
+mapped in stubs: better one too many.)"""
+
+_CANDIDATES: Final = AARCH64_SIZES if os.uname().machine == "aarch64" else X86_64_SIZES
 _EINVAL: Final = 22
 _ENOMEM: Final = 12
 

@@ -10,7 +10,7 @@ import struct
 from typing import Final, NamedTuple
 
 from systrap.host.mem import address_of
-from systrap.host.sys import NR, check, libc, syscall
+from systrap.host.sys import NR, RSEQ_SIGNATURE, check, libc, syscall
 
 CONT: Final = 7
 SINGLESTEP: Final = 9
@@ -178,7 +178,7 @@ def rseq(tid: int, thread_pointer: int) -> RestartableSequences | None:
         size = ctypes.c_uint.in_dll(libc, "__rseq_size").value
     except ValueError:
         return None
-    return RestartableSequences(thread_pointer + offset, max(size, 32), 0x53053053) if size else None
+    return RestartableSequences(thread_pointer + offset, max(size, 32), RSEQ_SIGNATURE) if size else None
 
 
 class Waiter:

@@ -111,7 +111,7 @@ def architecture(host: Host) -> Finding:
     if machine == "x86_64":
         return ok("x86_64")
     return missing(
-        f"{machine}: only x86_64 has its registers, frames and machine code here", "run on an x86-64 machine"
+        f"{machine}: the guest kernel knows the registers and frames of x86_64 only", "run on an x86-64 machine"
     )
 
 

@@ -34,6 +34,9 @@ NR: Final = _AARCH64 if os.uname().machine == "aarch64" else _X86_64
 AUDIT_ARCH: Final = 0xC00000B7 if os.uname().machine == "aarch64" else 0xC000003E
 """What seccomp_data.arch is for native calls."""
 
+RSEQ_SIGNATURE: Final = 0xD428BC00 if os.uname().machine == "aarch64" else 0x53053053
+"""What glibc registers restartable sequences with: an instruction that does not occur otherwise."""
+
 libc: Final = ctypes.CDLL(None, use_errno=True)
 _raw = libc.syscall
 _raw.restype = ctypes.c_long

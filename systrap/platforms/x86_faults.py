@@ -1,6 +1,7 @@
-"""What a page fault was about, where nobody tells: the heuristic of the original before it had error words.
+"""What a page fault of x86-64 was about: from its error word, or, where nobody tells, by a heuristic.
 
-The ptrace platform needs it, and stub images that leave the error word of a fault 0.
+The heuristic is the original's from before it had error words. The ptrace platform needs it, and stub images that leave the
+error word of a fault 0.
 """
 
 from typing import Final
@@ -11,8 +12,24 @@ SEGV_MAPERR: Final = 1
 SEGV_ACCERR: Final = 2
 SEGV_PKUERR: Final = 4
 
+TRAP_PAGE_FAULT: Final = 14
+
+_PAGE_FAULT_WRITE: Final = 2
+_PAGE_FAULT_USER: Final = 4
+_PAGE_FAULT_FETCH: Final = 16
 _PAGE_MASK: Final = 0xFFF
 _MAX_INSTRUCTION: Final = 15
+
+
+def access_of_error(err: int) -> Access:
+    """Decode the error word of a page fault; 0, and anything not from user mode, is "not a page fault" (S-036, S-037)."""
+    if err & _PAGE_FAULT_WRITE:
+        return Access.WRITE
+    if err & _PAGE_FAULT_FETCH:
+        return Access.EXECUTE
+    if err & _PAGE_FAULT_USER:
+        return Access.READ
+    return Access.NONE
 
 
 def fault_access(code: int, addr: int, ip: int, before: Access) -> Access:

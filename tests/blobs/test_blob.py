@@ -10,6 +10,7 @@ import pytest
 
 from systrap.platforms.systrap import blob
 from systrap.platforms.systrap.blob import BlobError, Image
+from systrap.platforms.systrap.layout import area_shape
 
 FOLDER = Path(blob.images_folder())
 
@@ -58,8 +59,19 @@ def test_an_export_outside_the_image() -> None:
 
 
 def test_unknown_images() -> None:
-    with pytest.raises(BlobError, match="no image sysmsg for riscv64; there are bootstrap, sysmsg, sentry for x86_64"):
+    """What there is is told."""
+    kinds = "aarch64-16k, aarch64-4k, aarch64-64k, x86_64"
+    complaint = f"no image sysmsg for riscv64; there are bootstrap, sysmsg, sentry for {kinds}"
+    with pytest.raises(BlobError, match=complaint):
         blob.load("sysmsg", "riscv64")
+
+
+@pytest.mark.parametrize("page", [4096, 16384, 65536])
+def test_an_arm64_host_gets_the_images_for_its_page_size(page: int) -> None:
+    """10-stub §8.3: page size and size of a thread area are built in, and those of the layout."""
+    for name in blob.IMAGES:
+        image = blob.load(name, blob.host_images("aarch64", page))
+        assert image.parameters == {"PAGE_SIZE": page, "THREAD_AREA_SIZE": area_shape(page).size}
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The images in git are what the sources give, and the build refuses what would not work as an image."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from blobs.elf import ElfError, flatten
 from systrap.platforms.systrap import abi, blob
 
 BLOBS = Path(build.__file__).resolve().parent
-X86_64 = build.ARCHES[0]
+BY_NAME = {arch.name: arch for arch in build.ARCHES}
+X86_64 = BY_NAME["x86_64"]
+ARM64 = [arch.name for arch in build.ARCHES if arch.cpu == "aarch64"]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def test_no_compiler_is_told_in_words(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 @pytest.mark.parametrize("name", names())
 def test_the_manifests_describe_the_files(name: str) -> None:
-    arch, _, image = name.partition("-")
+    arch, _, image = name.rpartition("-")
     data = (BLOBS / f"{name}.bin").read_bytes()
     described = json.loads((BLOBS / "manifest.json").read_text())["architectures"][arch]
     entry = described["images"][image]
@@ -116,6 +119,145 @@ def test_a_fence_stands_between_the_announcement_and_the_last_look() -> None:
     lines = instructions("sentry", "__export_next_ready")
     announce = position(lines, "movl", "$1", f"{abi.RING_WAITING}(")
     assert announce < position(lines, "mfence")
+
+
+# ---- arm64 ----
+
+
+def arm64_instructions(name: str) -> list[tuple[str, str]]:
+    """Return every instruction of an arm64 image as mnemonic and operands."""
+    found: list[tuple[str, str]] = []
+    for line in (BLOBS / "listing" / f"{name}.lst").read_text().splitlines():
+        address, colon, text = line.partition(":")
+        if colon and text.strip() and not address.strip().startswith("0000") and "<" not in address:
+            mnemonic, _, operands = text.strip().partition(" ")
+            found.append((mnemonic, operands.strip()))
+    assert found
+    return found
+
+
+ARM64_IMAGES = [name for name in names() if name.startswith("aarch64")]
+
+LSE = re.compile(
+    r"(cas|casp|swp|ld(add|clr|eor|set|smax|smin|umax|umin)|st(add|clr|eor|set|smax|smin|umax|umin))(a|l|al)?[bh]?"
+)
+VECTOR = re.compile(r"\b[vqdshb]([0-9]|[12][0-9]|3[01])\b|\b[zp][0-9]+\b")
+
+
+@pytest.mark.parametrize("name", ARM64_IMAGES)
+def test_arm64_images_run_on_the_oldest_cpus(name: str) -> None:
+    """No atomics of ARMv8.1, no weaker acquire of ARMv8.3 (the arguments about wake-ups rest on ldar), no pointer signing."""
+    for mnemonic, operands in arm64_instructions(name):
+        assert not LSE.fullmatch(mnemonic), (mnemonic, operands)
+        assert not mnemonic.startswith(("ldapr", "ldapur", "pac", "aut", "bti", "reta")), (mnemonic, operands)
+
+
+@pytest.mark.parametrize("name", ARM64_IMAGES)
+def test_arm64_images_use_general_registers_only(name: str) -> None:
+    """Vector registers are the guest's from the moment it is interrupted."""
+    for mnemonic, operands in arm64_instructions(name):
+        assert not VECTOR.search(operands.partition("<")[0]), (mnemonic, operands)
+
+
+def test_the_patterns_would_notice() -> None:
+    for mnemonic in ("casal", "swpl", "ldaddal", "stadd", "ldsetb"):
+        assert LSE.fullmatch(mnemonic)
+    for mnemonic in ("ldaxr", "stlxr", "ldar", "stlr", "ldr", "stp", "cset"):
+        assert not LSE.fullmatch(mnemonic)
+    for operands in ("q0, [x1]", "d8, d9, [sp]", "v31.16b, v0.16b", "z3.d", "w0, s7"):
+        assert VECTOR.search(operands)
+    for operands in ("x0, [x1, #16]", "w9, wzr", "x30, [sp], #16", "TPIDR_EL0, x8"):
+        assert not VECTOR.search(operands)
+
+
+def arm64_function(image: str, function: str) -> list[str]:
+    text = (BLOBS / "listing" / f"aarch64-4k-{image}.lst").read_text()
+    body = text.partition(f"<{function}>:\n")[2].partition("\n\n")[0]
+    assert body, function
+    return [re.sub(r"\s+", " ", line.partition(":")[2].strip()) for line in body.splitlines()]
+
+
+def address_of(lines: list[str], at: int) -> int:
+    """Return the offset in its structure of the word that the ldar or stlr at this place accesses: "add x8, x1, #4016"."""
+    register = lines[at].partition("[")[2].strip("]")
+    for line in reversed(lines[:at]):
+        match = re.fullmatch(rf"add {register}, x\d+, #(\d+)", line)
+        if match:
+            return int(match[1])
+    raise AssertionError(lines[at])
+
+
+def test_arm64_state_is_released_and_the_fast_path_word_acquired() -> None:
+    """S-063: stlr of ctx.state, then ldar of sentry_fast_path; arm64 keeps a release in front of a later acquire."""
+    lines = arm64_function("sysmsg", "give_back")
+    accesses = [
+        (line.split()[0], address_of(lines, i)) for i, line in enumerate(lines) if line.startswith(("stlr ", "ldar "))
+    ]
+    shape = abi.AARCH64_SHAPE
+    expected = [
+        ("stlr", shape.last_thread_id), ("stlr", shape.state_changed_time), ("stlr", shape.thread_id),
+        ("stlr", shape.state), ("ldar", shape.sentry_fast_path),
+    ]  # fmt: skip
+    assert accesses[: len(expected)] == expected
+
+
+def test_arm64_taking_a_context_is_in_order_with_its_interrupt_flag() -> None:
+    """Who takes a context stores thread_id with release; switch_context loads the flag with acquire, as its comment argues."""
+    taking = arm64_function("sysmsg", "get_context")
+    stores = [address_of(taking, i) for i, line in enumerate(taking) if line.startswith("stlr ") and "wzr" not in line]
+    assert abi.AARCH64_SHAPE.thread_id in {offset for offset in stores if offset > abi.PTREGS}
+    switching = arm64_function("sysmsg", "switch_context")
+    first = next(i for i, line in enumerate(switching) if line.startswith("ldar "))
+    assert address_of(switching, first) == abi.AARCH64_SHAPE.interrupt
+
+
+def test_arm64_fences_stand_where_the_x86_ones_do() -> None:
+    """A ready entry, then the question whether the sentry sleeps; the announcement, then the last look."""
+    push = arm64_function("sysmsg", "push_ready")
+    assert position(push, "stlr") < position(push, "dmb ish") < len(push) - 1 - position(push[::-1], "ldar")
+    wait = arm64_function("sentry", "__export_next_ready")
+    assert any(line == "dmb ish" for line in wait)
+
+
+@pytest.mark.parametrize("function", ["atomic_add32", "atomic_xchg32", "atomic_cas32"])
+def test_arm64_operations_for_python_end_with_a_fence(function: str) -> None:
+    """Python's own loads are plain ones: without the fence they could be done before the operation is seen."""
+    lines = arm64_function("sentry", f"__export_{function}")
+    assert position(lines, "ldaxr") < position(lines, "stlxr") < position(lines, "dmb ish") < position(lines, "ret")
+
+
+@pytest.mark.parametrize(("function", "access"), [
+    ("load_acquire32", "ldar w0, [x0]"), ("load_acquire64", "ldar x0, [x0]"),
+    ("store_release32", "stlr w1, [x0]"), ("store_release64", "stlr x1, [x0]"),
+])  # fmt: skip
+def test_arm64_loads_acquire_and_stores_release(function: str, access: str) -> None:
+    assert arm64_function("sentry", f"__export_{function}") == [access, "ret"]
+
+
+def test_arm64_replies_are_released_and_requests_acquired() -> None:
+    """The bootstrap's two ends of the channel: stlr of the reply's number, ldar of the request's."""
+    text = (BLOBS / "listing" / "aarch64-4k-bootstrap.lst").read_text()
+    reply = text.partition("<batch_done>:")[2]
+    assert reply.index("stlr") < reply.index("svc")
+    assert "ldar" in text.partition("<futex_loop>:")[2].partition("svc")[0]
+
+
+def test_arm64_page_sizes_share_one_sentry_image() -> None:
+    """Only the parts that live in stubs know the page size."""
+    assert len({blob.load("sentry", name).data for name in ARM64}) == 1
+    assert len({blob.load("sysmsg", name).data for name in ARM64}) == len(ARM64) == 3
+    assert len({blob.load("bootstrap", name).data for name in ARM64}) == 3
+
+
+@pytest.mark.parametrize("name", ARM64)
+def test_arm64_exports(name: str) -> None:
+    """10-stub §1.5: upstream's eleven, and one of ours; arch_state has four bytes, aligned."""
+    image = blob.load("sysmsg", name)
+    assert set(image.exports) == {*blob.load("sysmsg", "x86_64").exports, "start"}
+    assert image.offset("restore_rt") == 0
+    assert image.data[image.offset("deep_sleep_timeout") : image.size].strip(b"\0") == b""
+    assert all(image.offset(export) % 8 == 0 for export in ("arch_state", "context_region", "ready_ring"))
+    assert "counter_frequency" in blob.load("sentry", name).exports
 
 
 def test_upstreams_ten_exports_are_there() -> None:

@@ -1,11 +1,17 @@
-"""S-020: the offsets of the Python mirror and of the C headers are the same, asked from a compiler that built neither."""
+"""S-020: the offsets of the Python mirror and of the C headers are the same, asked from a compiler that built neither.
+
+(For arm64 the only compiler that everybody has is the one that builds the images.)
+"""
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from blobs import build
+from systrap.arch import arm_fp
 from systrap.platforms.systrap import abi, layout
 from tests.blobs.machine import Block
 
@@ -22,22 +28,6 @@ FIELDS = {
         "err_additional": abi.SYSMSG_ERR_ADDITIONAL,
         "err_line": abi.SYSMSG_ERR_LINE,
         "thread_id": abi.SYSMSG_THREAD_ID,
-    },
-    "thread_context": {
-        "fpstate_changed": abi.FPSTATE_CHANGED,
-        "ptregs": abi.PTREGS,
-        "siginfo": abi.SIGINFO,
-        "signo": abi.SIGNO,
-        "state": abi.STATE,
-        "interrupt": abi.INTERRUPT,
-        "thread_id": abi.THREAD_ID,
-        "last_thread_id": abi.LAST_THREAD_ID,
-        "sentry_fast_path": abi.SENTRY_FAST_PATH,
-        "acked_time": abi.ACKED_TIME,
-        "state_changed_time": abi.STATE_CHANGED_TIME,
-        "tls": abi.TLS,
-        "debug": abi.DEBUG,
-        "err": abi.ERR,
     },
     "context_queue": {
         "end": abi.QUEUE_END,
@@ -88,9 +78,17 @@ FIELDS = {
     },
 }
 
+SHAPES = {"x86_64": abi.X86_64_SHAPE, "aarch64": abi.AARCH64_SHAPE}
+
+
+def context_fields(shape: abi.ContextShape) -> dict[str, int]:
+    """Return the fields of thread_context, which are elsewhere on another CPU."""
+    fields = {name: offset for name, offset in shape._asdict().items() if name not in ("ptregs_size", "size")}
+    return {"fpstate": 0, "fpstate_changed": abi.FPSTATE_CHANGED, "ptregs": abi.PTREGS, **fields}
+
+
 SIZES = {
     "struct sysmsg": abi.SYSMSG_SIZE,
-    "struct ptregs": abi.PTREGS_SIZE,
     "struct siginfo": abi.SIGINFO_SIZE,
     "struct context_queue": layout.QUEUE_SIZE,
     "struct ready_ring": layout.RING_SIZE,
@@ -114,35 +112,65 @@ CONSTANTS = {
 }
 
 
-def assertions() -> list[str]:
+def assertions(shape: abi.ContextShape) -> list[str]:
+    structs = {**FIELDS, "thread_context": context_fields(shape)}
     expressions = [
         f"OFFSET_OF(struct {struct}, {field}) == {offset}"
-        for struct, fields in FIELDS.items()
+        for struct, fields in structs.items()
         for field, offset in fields.items()
     ]
-    expressions += [f"sizeof({name}) == {size}" for name, size in SIZES.items()]
+    sizes = {**SIZES, "struct ptregs": shape.ptregs_size, "struct thread_context": shape.size}
+    expressions += [f"sizeof({name}) == {size}" for name, size in sizes.items()]
     return expressions + [f"(u32){name} == {int(value)}u" for name, value in CONSTANTS.items()]
 
 
-def compile_c(text: str) -> str:
-    """Let gcc read C against our headers; answers what it complains about."""
+def compiler(cpu: str) -> list[str]:
+    """Return a compiler for a CPU."""
+    if cpu == "aarch64":
+        try:
+            build.check_compiler()
+        except build.BuildError as error:
+            pytest.skip(str(error))
+        return [sys.executable, "-m", "ziglang", "clang", "--target=aarch64-linux-gnu", "-nostdinc"]
     gcc = shutil.which("gcc")
     if gcc is None:
         pytest.skip("there is no gcc here")
-    parameters = ["-DPAGE_SIZE=4096", f"-DTHREAD_AREA_SIZE={layout.area_shape(4096).size}"]
-    folders = [f"-I{SOURCES}", f"-I{SOURCES}/x86_64"]
-    command = [gcc, "-std=gnu11", "-fsyntax-only", "-ffreestanding", "-w", *parameters, *folders, "-xc", "-"]
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=False).stderr
+    return [gcc]
 
 
-def test_python_and_c_agree() -> None:
-    """S-020."""
+def compile_c(text: str, cpu: str = "x86_64", page: int = 4096) -> str:
+    """Let a compiler read C against our headers; answers what it complains about."""
+    parameters = [f"-DPAGE_SIZE={page}", f"-DTHREAD_AREA_SIZE={layout.area_shape(page).size}"]
+    folders = [f"-I{SOURCES}", f"-I{SOURCES}/{cpu}"]
+    flags = ["-std=gnu11", "-fsyntax-only", "-ffreestanding", "-w", *parameters, *folders, "-xc", "-"]
+    return subprocess.run([*compiler(cpu), *flags], input=text, capture_output=True, text=True, check=False).stderr
+
+
+@pytest.mark.parametrize("cpu", SHAPES)
+def test_python_and_c_agree(cpu: str) -> None:
+    """S-020, on both CPUs."""
     text = '#include "dispatch.h"\n'
-    for expression in assertions():
+    for expression in assertions(SHAPES[cpu]):
         text += f'_Static_assert({expression}, "{expression}");\n'
-    assert compile_c(text) == ""
+    assert compile_c(text, cpu) == ""
 
 
-def test_the_check_would_notice() -> None:
+@pytest.mark.parametrize("cpu", SHAPES)
+def test_the_check_would_notice(cpu: str) -> None:
     expression = "OFFSET_OF(struct sysmsg, state) == 48"
-    assert "static assertion failed" in compile_c(f'#include "abi.h"\n_Static_assert({expression}, "");\n')
+    assert "static assertion failed" in compile_c(f'#include "abi.h"\n_Static_assert({expression}, "");\n', cpu)
+
+
+@pytest.mark.parametrize("page", [4096, 16384, 65536])
+def test_arm64_images_are_built_for_the_areas_of_the_layout(page: int) -> None:
+    """10-stub §1.3: what the build passes is what layout.py lays out."""
+    (arch,) = [found for found in build.ARCHES if found.cpu == "aarch64" and found.parameters["PAGE_SIZE"] == page]
+    assert arch.parameters["THREAD_AREA_SIZE"] == layout.area_shape(page).size
+
+
+def test_arm64_floating_point_state() -> None:
+    """10-stub §2.2, §2.6: 520 bytes in the context, 528 in the frame's record."""
+    text = '#include "frame.h"\n'
+    text += f'_Static_assert(FPSIMD_STATE_SIZE == {arm_fp.USED}, "");\n'
+    text += f'_Static_assert(sizeof(struct fpsimd_record) == {arm_fp.SIZE}, "");\n'
+    assert compile_c(text, "aarch64") == ""

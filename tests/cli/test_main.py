@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from systrap.arch import UnsupportedArchitectureError
 from systrap.cli.main import COMMANDS, help_text, main
 from systrap.version import VERSION
 
@@ -33,6 +34,18 @@ def test_mistyped_commands_get_a_hint(capsys: pytest.CaptureFixture[str]) -> Non
     assert "unknown command rnu (did you mean run?)" in capsys.readouterr().err
     assert main(["--halp"]) == 125
     assert "unknown option --halp (did you mean --help?)" in capsys.readouterr().err
+
+
+def test_a_machine_that_is_not_known_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: list[str]) -> int:
+        raise UnsupportedArchitectureError("systrap does not run on riscv64 yet")
+
+    monkeypatch.setattr("systrap.cli.run.main", refuse)
+    assert main(["run", "--", "/bin/true"]) == 125
+    expected = "systrap run: systrap does not run on riscv64 yet; python3 -m systrap doctor tells more\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

@@ -86,6 +86,7 @@ def test_a_dying_stub_in_futex_mode(original: bool, stub: Stub, monkeypatch: pyt
     """STUB-WAIT; S-131."""
     put_back = Original(monkeypatch) if original else None
     store = stub.world.machine.function("store_release32", None, ctypes.c_uint64, ctypes.c_uint32)
+    load = stub.world.machine.function("load_acquire32", ctypes.c_uint32, ctypes.c_uint64)
     pages = stub.channel.pages
     dead = threading.Event()
 
@@ -94,7 +95,8 @@ def test_a_dying_stub_in_futex_mode(original: bool, stub: Stub, monkeypatch: pyt
         return 0
 
     channel = SyscallThread(
-        pages.bytes[:PAGE], pages.address, pages.bytes[PAGE:], pages.address + PAGE, lambda: not dead.is_set(), release_store
+        pages.bytes[:PAGE], pages.address, pages.bytes[PAGE:], pages.address + PAGE, lambda: not dead.is_set(), release_store,
+        load,
     )  # fmt: skip
     channel._seq = stub.channel.seq
     assert channel.run([Call("getpid", ())]).ret == stub.pid

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Final
 
 from systrap import arch
+from systrap.host.sys import PAGE_SIZE
 from systrap.memory import MemoryFile
 from systrap.platform import Access, AddressSpace, Context, Event, EventKind, Platform
 
-PAGE: Final = 4096
+PAGE: Final = PAGE_SIZE
 CODE: Final = 0x10000000
 DATA: Final = 0x20000000
 STACK_TOP: Final = 0x30000000 + PAGE
 R, W, X = Access.READ, Access.WRITE, Access.EXECUTE
-MACHINE: Final = arch.current()
+MACHINE: Final = arch.host()
 PATIENCE: Final = 20.0
 
 SWITCH: Final = "switch"

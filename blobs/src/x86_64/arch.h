@@ -4,6 +4,9 @@
 #include "kernel.h"
 #include "types.h"
 
+/* For data of another object file of the image. Nothing: the linker turns a load from a table of addresses into a lea. */
+#define IMAGE_DATA
+
 /* The clock that both sides put into the context: the time stamp counter. */
 ALWAYS_INLINE u64 counter(void)
 {
@@ -30,6 +33,20 @@ ALWAYS_INLINE u32 cpu_number(void)
 
     __asm__ volatile("lsl %1, %0" : "=r"(limit) : "r"(0x7b) : "cc");
     return (limit & 0xfff) + 1;
+}
+
+/* Whether a number that the other side left is that of the CPU this runs on. */
+ALWAYS_INLINE bool is_this_cpu(u64 number)
+{
+    return number == cpu_number();
+}
+
+/* Latencies are counted in buckets of 2 to the power of so many ticks: a microsecond at the nominal 2 GHz. */
+#define LATENCY_SHIFT 11
+
+/* Makes the read-modify-write in front of it a full fence, also for plain loads behind it: locked instructions are one. */
+ALWAYS_INLINE void fence_after_rmw(void)
+{
 }
 
 /* In the body of every loop that waits for another CPU. */

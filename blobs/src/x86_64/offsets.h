@@ -33,6 +33,7 @@
 #define CTX_FS (CTX_PTREGS + 0xc8)
 #define CTX_GS (CTX_PTREGS + 0xd0)
 
+#define ARCH_STATE_SIZE 12
 #define ARCH_STATE_XSAVE_MODE 0
 #define XSAVE_MASK_LOW 0xe7 /* x87, SSE, AVX, AVX-512 */
 #define EFLAGS_AC_BIT 18

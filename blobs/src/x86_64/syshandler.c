@@ -86,3 +86,5 @@ struct thread_context *syshandler_switch(struct sysmsg *sysmsg, struct thread_co
         write_fs_base(sysmsg, ctx->ptregs.fs_base);
     return ctx;
 }
+
+SIZE(struct arch_state, ARCH_STATE_SIZE);

@@ -5,10 +5,12 @@ checks the copy. Words that both sides change are changed by the sentry image's 
 """
 
 import enum
+import os
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
-from systrap.platform import Access, SignalInfo
+from systrap.platform import SignalInfo
+from systrap.platforms import arm_faults, x86_faults
 
 INVALID_ID: Final = 0xFEFEFEFE
 MAX_CONTEXTS: Final = 4095
@@ -72,25 +74,60 @@ SYSMSG_ERR_LINE: Final = 0x44
 SYSMSG_THREAD_ID: Final = 0x50
 SYSMSG_SIZE: Final = 88
 
-# struct thread_context, one 4096-byte slot per context (x86-64).
+# struct thread_context, one 4096-byte slot per context. Floating point state and general registers come first, and what lies
+# behind the registers lies the further back, the more of them a CPU has.
 CONTEXT_SIZE: Final = 4096
 FPSTATE_SIZE: Final = 3584
 FPSTATE_CHANGED: Final = 0xE00
 PTREGS: Final = 0xE08
-PTREGS_SIZE: Final = 216
-SIGINFO: Final = 0xEE0
 SIGINFO_SIZE: Final = 128
-SIGNO: Final = 0xF60
-STATE: Final = 0xF68
-INTERRUPT: Final = 0xF6C
-THREAD_ID: Final = 0xF70
-LAST_THREAD_ID: Final = 0xF74
-SENTRY_FAST_PATH: Final = 0xF78
-ACKED_TIME: Final = 0xF80
-STATE_CHANGED_TIME: Final = 0xF88
-TLS: Final = 0xF90
-DEBUG: Final = 0xF98
-ERR: Final = 0xFA0
+
+
+class ContextShape(NamedTuple):
+    """Offsets in thread_context that depend on the CPU (10-stub §2.2)."""
+
+    ptregs_size: int
+    siginfo: int
+    signo: int
+    state: int
+    interrupt: int
+    thread_id: int
+    last_thread_id: int
+    sentry_fast_path: int
+    acked_time: int
+    state_changed_time: int
+    tls: int
+    debug: int
+    err: int
+    size: int
+
+
+def context_shape(registers: int) -> ContextShape:
+    """Return the offsets for a CPU whose struct ptregs has so many 64-bit words."""
+    tail = PTREGS + 8 * registers
+    offsets = (0x80, 0x88, 0x8C, 0x90, 0x94, 0x98, 0xA0, 0xA8, 0xB0, 0xB8, 0xC0, 0xC8)
+    return ContextShape(8 * registers, tail, *(tail + offset for offset in offsets))
+
+
+X86_64_SHAPE: Final = context_shape(27)
+AARCH64_SHAPE: Final = context_shape(34)
+_IS_AARCH64: Final = os.uname().machine == "aarch64"
+_HERE: Final = AARCH64_SHAPE if _IS_AARCH64 else X86_64_SHAPE
+
+PTREGS_SIZE: Final = _HERE.ptregs_size
+SIGINFO: Final = _HERE.siginfo
+SIGNO: Final = _HERE.signo
+STATE: Final = _HERE.state
+INTERRUPT: Final = _HERE.interrupt
+THREAD_ID: Final = _HERE.thread_id
+LAST_THREAD_ID: Final = _HERE.last_thread_id
+SENTRY_FAST_PATH: Final = _HERE.sentry_fast_path
+ACKED_TIME: Final = _HERE.acked_time
+STATE_CHANGED_TIME: Final = _HERE.state_changed_time
+TLS: Final = _HERE.tls
+"""The guest's thread pointer, where it is none of ptregs (arm64: tpidr_el0); unused on x86-64."""
+DEBUG: Final = _HERE.debug
+ERR: Final = _HERE.err
 
 # struct context_queue, one per stub process: u32 words, then the ring of u64.
 QUEUE_END: Final = 0x000
@@ -131,32 +168,22 @@ VSYSCALL_START: Final = 0xFFFFFFFFFF600000
 VSYSCALL_END: Final = 0xFFFFFFFFFF601000
 
 _SIGINFO = struct.Struct("<iii4xQ")
-_PAGE_FAULT_WRITE: Final = 2
-_PAGE_FAULT_USER: Final = 4
-_PAGE_FAULT_FETCH: Final = 16
-_TRAP_PAGE_FAULT: Final = 14
+_TRAP_PAGE_FAULT: Final = 0 if _IS_AARCH64 else x86_faults.TRAP_PAGE_FAULT
 
-
-def access_of_fault(err: int) -> Access:
-    """Decode the error word of a page fault; 0, and anything not from user mode, is "not a page fault" (S-036, S-037)."""
-    if err & _PAGE_FAULT_WRITE:
-        return Access.WRITE
-    if err & _PAGE_FAULT_FETCH:
-        return Access.EXECUTE
-    if err & _PAGE_FAULT_USER:
-        return Access.READ
-    return Access.NONE
+access_of_fault: Final = arm_faults.access_of_syndrome if _IS_AARCH64 else x86_faults.access_of_error
+"""Decodes the word that tells of a fault (thread_context.err) of this CPU."""
 
 
 class ContextSlot:
     """The sentry's view of one thread_context: windows into shared memory. Each read is one load."""
 
-    __slots__ = ("_bytes", "_u32", "address", "fpstate", "regs", "stub_id")
+    __slots__ = ("_bytes", "_u32", "_u64", "address", "fpstate", "regs", "stub_id")
 
     def __init__(self, memory: "memoryview[int]", address: int, context_id: int) -> None:
         """Take the slot's 4096 bytes, their address in the sentry, and the id it has in its space."""
         self._bytes = memory
         self._u32 = memory.cast("I")
+        self._u64 = memory.cast("Q")
         self.address = address
         self.stub_id = context_id
         self.regs: memoryview[int] = memory[PTREGS : PTREGS + PTREGS_SIZE].cast("Q")
@@ -186,8 +213,16 @@ class ContextSlot:
         self._u32[INTERRUPT >> 2] = 0
 
     def fault_word(self) -> int:
-        """Read the fault detail: the page fault error code, or 0."""
+        """Read the fault detail: the page fault's error code or syndrome, or 0."""
         return self._u32[ERR >> 2]
+
+    def tls(self) -> int:
+        """Read the guest's thread pointer, on CPUs that keep it outside of the general registers (S-052)."""
+        return self._u64[TLS >> 3]
+
+    def set_tls(self, value: int) -> None:
+        """Set the thread pointer that the guest is to have when it runs next."""
+        self._u64[TLS >> 3] = value
 
     def siginfo(self) -> SignalInfo:
         """Copy the signal's facts out. Believed by nobody but the guest they describe."""

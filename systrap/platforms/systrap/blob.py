@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from systrap.host.sys import PAGE_SIZE
+
 EXPORT_PREFIX: Final = "__export_"
 IMAGES: Final = ("bootstrap", "sysmsg", "sentry")
 
@@ -104,13 +106,18 @@ class Image:
         return b"".join(word.to_bytes(size, "little") for word in words)
 
 
+def host_images(machine: str, page: int) -> str:
+    """Return what the images for a machine (``uname -m``) are called by. Where page sizes differ, there is a set for each."""
+    return machine if machine == "x86_64" else f"{machine}-{page >> 10}k"
+
+
 def load(name: str, arch: str | None = None, folder: str | None = None) -> Image:
-    """Load one of our images ("bootstrap", "sysmsg", "sentry") for a CPU, by default this host's (its ``uname -m``).
+    """Load one of our images ("bootstrap", "sysmsg", "sentry"), by default this host's; ``arch``: as host_images() returns it.
 
     ``folder``: where the images and their manifest lie, if not in the package or beside it. Raises BlobError.
     """
     where = folder or images_folder()
-    wanted = arch or os.uname().machine
+    wanted = arch or host_images(os.uname().machine, PAGE_SIZE)
     entries = _read_manifest(os.path.join(where, _MANIFEST))
     entry = entries.get((wanted, name))
     if entry is None:

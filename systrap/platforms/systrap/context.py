@@ -2,12 +2,15 @@
 
 The registers the caller sees *are* the slot's: nothing is copied on the way in or out. A context that changes its space
 (execve) takes its registers along into a slot there. The FP state stays in the slot until somebody asks for it.
+
+This is x86-64's, and what all have in common; aarch64_context.py has what is different on arm64.
 """
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from systrap.arch import x86_64, x86_fp
+from systrap.arch.aarch64 import AArch64
 from systrap.platform import (
     INTERRUPTED_EVENT,
     SYSCALL_EVENT,
@@ -43,6 +46,16 @@ def death(message: str, number: int = errno.EPERM) -> Event:
     return Event(EventKind.DEATH, error=ContextError(message, number))
 
 
+class FpFormat(Protocol):
+    """What a context has to know of the CPU's FP state: the modules arch/*_fp.py."""
+
+    def initial(self, size: int) -> bytearray:
+        """Return the image that a program starts with."""
+
+    def sanitize(self, image: bytearray) -> None:
+        """Make an image from an untrusted source loadable."""
+
+
 class SystrapContext(Context):
     """See platform.Context. ``slot`` is None until the context first enters a space."""
 
@@ -51,11 +64,14 @@ class SystrapContext(Context):
         "preempted", "running", "slot", "space", "waiter",
     )  # fmt: skip
 
+    MACHINE: ClassVar[type[x86_64.X86_64] | type[AArch64]] = x86_64.X86_64
+    FP: ClassVar[FpFormat] = x86_fp
+
     def __init__(self, dispatcher: "Dispatcher", fp_len: int) -> None:
         """Take what runs contexts, and the size of the FP state."""
         self._dispatcher = dispatcher
-        self.regs = memoryview(bytearray(8 * x86_64.X86_64.REG_COUNT)).cast("Q")
-        self.fp = x86_fp.initial(fp_len)
+        self.regs = memoryview(bytearray(8 * self.MACHINE.REG_COUNT)).cast("Q")
+        self.fp = self.FP.initial(fp_len)
         self.event = INTERRUPTED_EVENT
         self.owner: object = None
         self.space: Subprocess | None = None
@@ -81,16 +97,25 @@ class SystrapContext(Context):
         if self._asleep:
             self._asleep = False
             space.count_awake(1)
+        self._put_registers(slot)
+        if self._restore:
+            self.FP.sanitize(self.fp)
+            slot.load_fp(self.fp)
+            self._restore = False
+        return slot
+
+    def _put_registers(self, slot: ContextSlot) -> None:
+        """Make the registers such as the stub can load them: the host's selectors, whatever the guest had."""
         regs = self.regs
         regs[x86_64.CS] = x86_64.USER_CS
         regs[x86_64.SS] = x86_64.USER_SS
         if regs[x86_64.FS] | regs[x86_64.GS]:
             regs[x86_64.FS] = regs[x86_64.GS] = 0
-        if self._restore:
-            x86_fp.sanitize(self.fp)
-            slot.load_fp(self.fp)
-            self._restore = False
-        return slot
+
+    def _live_in(self, slot: ContextSlot) -> None:
+        """Let the slot's registers be this context's, with the values it has."""
+        slot.regs[:] = self.regs
+        self.regs = slot.regs
 
     def _move(self, space: Subprocess) -> ContextSlot:
         """Change to a slot of another space, with registers and FP state."""
@@ -98,11 +123,10 @@ class SystrapContext(Context):
             self.pull_full_state()
         slot = space.bind(self)
         self.moves += 1
-        slot.regs[:] = self.regs
+        self._live_in(slot)
         self._leave()
         self.slot = slot
         self.space = space
-        self.regs = slot.regs
         self._restore = True
         return slot
 
@@ -132,19 +156,23 @@ class SystrapContext(Context):
             return self._corrupt(thread_id)
         self._pull = True
         if state in (ContextState.SYSCALL, ContextState.SYSCALL_TRAP, ContextState.SYSCALL_NEED_TRAP):
-            regs = slot.regs
-            nr = regs[x86_64.ORIG_RAX]
-            regs[x86_64.RAX] = nr
-            if state == ContextState.SYSCALL_NEED_TRAP:
-                self._patchable(regs)
-            elif nr in _VSYSCALLS and state == ContextState.SYSCALL:
-                return self._vsyscall(slot) or SYSCALL_EVENT
-            return SYSCALL_EVENT
+            return self._syscall(slot, state)
         if state == ContextState.FAULT:
             return self._fault(slot)
         if state == ContextState.UNEXPECTED_DEATH:
             return death("the stub process died", errno.ECHILD)
         return self._condemn(f"context state {state:#x}")
+
+    def _syscall(self, slot: ContextSlot, state: int) -> Event:
+        """Report a system call; the number is in both places where one may look for it."""
+        regs = slot.regs
+        nr = regs[x86_64.ORIG_RAX]
+        regs[x86_64.RAX] = nr
+        if state == ContextState.SYSCALL_NEED_TRAP:
+            self._patchable(regs)
+        elif nr in _VSYSCALLS and state == ContextState.SYSCALL:
+            return self._vsyscall(slot) or SYSCALL_EVENT
+        return SYSCALL_EVENT
 
     @staticmethod
     def _vsyscall(slot: ContextSlot) -> Event | None:
@@ -184,7 +212,7 @@ class SystrapContext(Context):
             return Access.NONE
         if self._last_fault is None:
             self._last_fault = LastFault()
-        return self._last_fault.guess(info.code, info.addr, slot.regs[x86_64.RIP], space.unmaps)
+        return self._last_fault.guess(info.code, info.addr, slot.regs[self.MACHINE.IP], space.unmaps)
 
     def _was_cpuid(self, slot: ContextSlot) -> bool:
         """Answer the instruction CPUID, if it was that which faulted, and if it faults at all on this host (P-051)."""

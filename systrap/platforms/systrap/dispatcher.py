@@ -7,7 +7,6 @@ told by each space's *ready ring*. The wait itself is one call of machine code; 
 """
 
 import errno
-import struct
 import threading
 import time
 from collections import deque
@@ -40,7 +39,6 @@ _WOKEN: Final = 0
 _CONTEXT: Final = 1
 _PERIOD: Final = 2
 _THREAD: Final = 4
-_ENTRY = struct.Struct("<Q")
 _NO_LATENCIES: Final = memoryview(bytes(4 * block.LATENCY_BUCKETS)).cast("I")
 
 
@@ -75,9 +73,11 @@ class Dispatcher:
         self._u32[block.MAX_THREADS >> 2] = max_threads
         self._u32[block.STUB_SPIN_OFF >> 2] = 1
         self._u32[block.SPIN_LIMIT >> 2] = spin_limit
-        self._u64[block.HANDSHAKE >> 3] = fast_path.HANDSHAKE_TICKS
+        ticks = fast_path.ticks(code.counter_frequency)
+        self._spin_ticks = 2 * ticks.deep_sleep
+        self._u64[block.HANDSHAKE >> 3] = ticks.handshake
         # Without a period the machine code measures nothing, and the controller is never asked.
-        self._u64[block.PERIOD >> 3] = fast_path.PERIOD_TICKS if spin_limit else 0
+        self._u64[block.PERIOD >> 3] = ticks.period if spin_limit else 0
         self.controller = fast_path.Controller(max_threads)
         if syscall(NR["futex_waitv"], 0, 0, 0, 0, 0) == -errno.ENOSYS:
             self._u64[block.POLL_NS >> 3] = int(_POLL_INTERVAL * 1e9)
@@ -244,7 +244,7 @@ class Dispatcher:
         u32[block.USED_SPIN >> 2] = 0
         controller = self.controller
         controller.period(histograms[0], histograms[1], stub_spun, sentry_spun)
-        self._u64[block.SPIN >> 3] = 2 * fast_path.DEEP_SLEEP_TICKS if controller.sentry.is_on else 0
+        self._u64[block.SPIN >> 3] = self._spin_ticks if controller.sentry.is_on else 0
         u32[block.STUB_SPIN_OFF >> 2] = not controller.stub.is_on
 
     def _wait_until(self, deadline: float | None) -> float | None:
@@ -364,16 +364,15 @@ class Dispatcher:
         space.index = -1
         self._u32[block.NR_SPACES >> 2] = len(self._spaces)
 
-    @staticmethod
-    def _take_entry(space: Subprocess) -> int | None:
+    def _take_entry(self, space: Subprocess) -> int | None:
         """Take the next entry of a space's ready ring: in Python what next_ready does in machine code (take_entry)."""
         stub = space.stub
         offset = abi.RING_SLOTS + 8 * (stub.head % abi.QUEUE_ENTRIES)
-        (entry,) = _ENTRY.unpack_from(stub.ring, offset)
+        entry = self._code.acquire64(stub.ring_address + offset)
         if entry >> 32 != (stub.head + 1) & 0xFFFFFFFF:
             return None
         stub.head = (stub.head + 1) & 0xFFFFFFFF
-        return int(entry & 0xFFFFFFFF)
+        return entry & 0xFFFFFFFF
 
     # Deaths, interrupts, time slices.
 
@@ -488,7 +487,9 @@ class Dispatcher:
             futex.wait(slot.address + abi.STATE, ContextState.NONE, timeout)
             # Dead is asked first: what the context brought back before its stub died still counts.
             dead = space.dead
-            event = context.collect()
+            # What the stub wrote before the state is seen behind this load; Python's own loads promise nothing.
+            came_back = self._code.acquire32(slot.address + abi.STATE) != ContextState.NONE
+            event = context.collect() if came_back else None
             if event is None and dead:
                 event = death(space.why_dead())
             if event is not None:

@@ -15,10 +15,12 @@ sentry's path is judged by its own medians (upstream looks at histograms it has 
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 BUCKETS: Final = 80
 BUCKET_TICKS: Final = 2048
+"""The unit of latencies here: the width of a bucket, about a microsecond. (The sentry image makes its buckets so wide by the
+counter's frequency; nothing here has to know it.)"""
 MIN_SAMPLES: Final = 5
 
 INITIAL_BACKOFF: Final = 2
@@ -26,14 +28,25 @@ MAX_FAILURES: Final = 9
 STRIKES: Final = 2
 """So many bad verdicts in a row switch a path off."""
 
-COUNTER_HZ: Final = 2_000_000_000
-"""The counter's nominal frequency on x86-64; what follows is in its ticks (10-stub §4.6)."""
-HANDSHAKE_TICKS: Final = COUNTER_HZ // 2_000_000
-"""500 ns: a context that no stub thread took by then is not going to be taken by one that spins."""
-DEEP_SLEEP_TICKS: Final = COUNTER_HZ // 50_000
-"""20 µs: how long one turn of spinning lasts. The stub's spinners, and the sentry, take two before they sleep."""
-PERIOD_TICKS: Final = COUNTER_HZ // 250
-"""4 ms. Upstream has 400 µs and a thread of its own; to judge costs us some 30 µs of Python."""
+NOMINAL_HZ: Final = 2_000_000_000
+"""What is taken for the counter's frequency where the CPU does not tell it (x86-64; 10-stub §4.6)."""
+
+
+class Ticks(NamedTuple):
+    """Durations in ticks of the counter that sentry and stubs read; at least one tick each."""
+
+    handshake: int
+    """500 ns: a context that no stub thread took by then is not going to be taken by one that spins."""
+    deep_sleep: int
+    """20 µs: how long one turn of spinning lasts. The stub's spinners, and the sentry, take two before they sleep."""
+    period: int
+    """4 ms. Upstream has 400 µs and a thread of its own; to judge costs us some 30 µs of Python."""
+
+
+def ticks(frequency: int) -> Ticks:
+    """Return the durations for a counter with so many ticks in a second (S-073)."""
+    return Ticks(max(frequency // 2_000_000, 1), max(frequency // 50_000, 1), max(frequency // 250, 1))
+
 
 # The buckets below which an event came within 1, 5, 10, 20, 40 µs (nominal), for statistics().
 _WITHIN: Final = (("1us", 1), ("5us", 5), ("10us", 10), ("20us", 20), ("40us", 40))

@@ -10,7 +10,8 @@ from typing import Final
 
 from systrap.host import mem
 from systrap.host.sys import PAGE_SIZE
-from systrap.platforms.systrap.blob import Image
+from systrap.platforms.systrap.blob import BlobError, Image
+from systrap.platforms.systrap.fast_path import NOMINAL_HZ
 from systrap.platforms.systrap.layout import round_up
 
 BLOCK_SIZE: Final = 2 * 4096
@@ -57,6 +58,7 @@ class SentryCode:
     """One instance of the sentry image with its dispatch block.
 
     ``submit`` and the atomics keep the GIL (they take nanoseconds); ``next_ready`` releases it (it sleeps).
+    ``counter_frequency``: ticks in a second of the clock of the contexts' time stamps.
     """
 
     def __init__(self, image: Image) -> None:
@@ -84,11 +86,16 @@ class SentryCode:
         self.submit: _NoArguments = keeps_gil(c_int)(at["submit"])
         self.next_ready: _NoArguments = ctypes.CFUNCTYPE(c_int)(at["next_ready"])
         self.clone_source: _OneAddress = keeps_gil(c_int, c_void)(at["clone_source"])
-        self.cpuid: _OneAddress = keeps_gil(c_int, c_void)(at["cpuid"])
+        cpuid = at.get("cpuid")
+        self.cpuid: _OneAddress | None = keeps_gil(c_int, c_void)(cpuid) if cpuid is not None else None
         self.add32: _AddressValue = keeps_gil(c_u32, c_void, c_u32)(at["atomic_add32"])
         self.exchange32: _AddressValue = keeps_gil(c_u32, c_void, c_u32)(at["atomic_xchg32"])
         self.compare_exchange32: _Swap = keeps_gil(c_u32, c_void, c_u32, c_u32)(at["atomic_cas32"])
+        self.acquire32: _OneAddress = keeps_gil(c_u32, c_void)(at["load_acquire32"])
+        self.acquire64: _OneAddress = keeps_gil(c_void, c_void)(at["load_acquire64"])
         self.release32: _AddressValue = keeps_gil(c_int, c_void, c_u32)(at["store_release32"])
+        tells = at.get("counter_frequency")
+        self.counter_frequency: int = keeps_gil(c_void)(tells)() if tells is not None else NOMINAL_HZ
 
     def unmap(self) -> None:
         """Give the memory back. Nothing of this object may be used any more, by any thread."""
@@ -99,7 +106,9 @@ class SentryCode:
 
 
 def read_cpuid(code: SentryCode, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
-    """Execute CPUID and return eax, ebx, ecx, edx."""
+    """Execute CPUID and return eax, ebx, ecx, edx. Raises BlobError where the CPU has no such instruction."""
+    if code.cpuid is None:
+        raise BlobError("the sentry image of this CPU has no CPUID")
     words = (ctypes.c_uint32 * 4)(leaf, 0, subleaf, 0)
     code.cpuid(ctypes.addressof(words))
     return words[0], words[1], words[2], words[3]

@@ -15,8 +15,13 @@ import errno
 import os
 import threading
 import weakref
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
+from systrap import arch
+from systrap.arch import arm_fp
+from systrap.arch.aarch64 import AArch64
+from systrap.arch.x86_64 import X86_64
 from systrap.host import limits
 from systrap.host.auxv import auxiliary_vector
 from systrap.host.cpus import usable_cpus
@@ -34,7 +39,8 @@ from systrap.platform import (
     RequirementError,
     Requirements,
 )
-from systrap.platforms.systrap import blob, fpu, stub
+from systrap.platforms.systrap import blob, fast_path, fpu, stub
+from systrap.platforms.systrap.aarch64_context import AArch64Context
 from systrap.platforms.systrap.broker import Broker
 from systrap.platforms.systrap.context import SystrapContext
 from systrap.platforms.systrap.dispatcher import Dispatcher
@@ -52,6 +58,25 @@ _PR_SET_SYSCALL_USER_DISPATCH: Final = 59
 _PR_SYS_DISPATCH_OFF: Final = 0
 
 
+class _Machine(NamedTuple):
+    """What differs between CPUs: the contexts, and what the stub is told of the FP state (its ``arch_state`` export)."""
+
+    context: type[SystrapContext]
+    arch_state: Callable[[SentryCode], tuple[int, ...]]
+    fp_len: Callable[[tuple[int, ...]], int]
+
+
+def _x86_state(code: SentryCode) -> tuple[int, ...]:
+    hwcap2 = auxiliary_vector().get(_AT_HWCAP2, 0)
+    return fpu.probe(lambda leaf, subleaf: read_cpuid(code, leaf, subleaf), hwcap2)
+
+
+_MACHINES: Final = {
+    X86_64.NAME: _Machine(SystrapContext, _x86_state, lambda state: fpu.ArchState(*state).fp_len),
+    AArch64.NAME: _Machine(AArch64Context, lambda _: (arm_fp.SIZE,), lambda state: state[0]),
+}
+
+
 class _Shared:
     """What one process has once, however many platforms: image, source, memory file (P-010)."""
 
@@ -59,12 +84,15 @@ class _Shared:
         self.blob = (options.stub_blob, options.stub_manifest)
         image = blob.load("sentry")
         code = SentryCode(image)
-        hwcap2 = auxiliary_vector().get(_AT_HWCAP2, 0)
-        self.arch_state = fpu.probe(lambda leaf, subleaf: read_cpuid(code, leaf, subleaf), hwcap2)
+        guest = arch.host()
+        self.machine = _MACHINES[guest.NAME]
+        self.arch_state = self.machine.arch_state(code)
         self.max_threads = len(os.sched_getaffinity(0))
         sysmsg = _sysmsg_image(options)
-        self.patching = not options.disable_syscall_patching
-        stub_image = stub.build(blob.load("bootstrap"), sysmsg, self.arch_state, self.max_threads, self.patching)
+        self.patching = guest.PATCHED_CALLS and not options.disable_syscall_patching
+        deep_sleep = fast_path.ticks(code.counter_frequency).deep_sleep
+        settings = stub.Settings(self.arch_state, deep_sleep, self.patching, guest.HANDLER_FLAGS)
+        stub_image = stub.build(blob.load("bootstrap"), sysmsg, settings, self.max_threads)
         memory = MemoryFile("systrap-memory")
         broker = Broker()
         try:
@@ -130,7 +158,8 @@ class SystrapPlatform(Platform):
         if shared.blob != (options.stub_blob, options.stub_manifest):
             raise PlatformError("this process has its stub image already; another one needs another process")
         modes = Modes(_user_dispatch(options.syscall_trap), shared.patching)
-        self._fp_len = shared.arch_state.fp_len
+        self._machine = shared.machine
+        self._fp_len = shared.machine.fp_len(shared.arch_state)
         self._concurrency = shared.max_threads
         self._code = SentryCode(blob.load("sentry"))
         has_ring = shared.environment.image.has_ready_ring
@@ -176,7 +205,7 @@ class SystrapPlatform(Platform):
 
     def new_context(self) -> Context:
         """See platform.Platform."""
-        return SystrapContext(self._dispatcher, self._fp_len)
+        return self._machine.context(self._dispatcher, self._fp_len)
 
     def submit(self, context: Context, space: AddressSpace) -> None:
         """See platform.Platform."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from systrap.host import limits, mem, process
 from systrap.host.bpf import sock_fprog
-from systrap.host.sys import libc
+from systrap.host.sys import RSEQ_SIGNATURE, libc
 from systrap.memory import MemoryFile
 from systrap.platform import ContextError, PlatformError
 from systrap.platforms.systrap import cpuid, filters
@@ -22,7 +22,6 @@ from systrap.platforms.systrap.machine_code import SentryCode
 from systrap.platforms.systrap.stub import StubImage
 from systrap.platforms.systrap.syscall_thread import MOVE_REQUEST, Call, SyscallThread, write_batch
 
-_RSEQ_SIGNATURE: Final = 0x53053053
 _RSEQ_MIN_SIZE: Final = 32
 _READ, _WRITE = mem.PROT_READ, mem.PROT_READ | mem.PROT_WRITE
 _FIXED_SHARED: Final = mem.MAP_SHARED | mem.MAP_FIXED
@@ -60,7 +59,9 @@ class Source:
         ]
         write_batch(request, birth)
         struct.pack_into("<I", request, 0, 1)
-        self.channel = SyscallThread(request, base, reply, base + page, lambda: not self._gone, code.release32)
+        self.channel = SyscallThread(
+            request, base, reply, base + page, lambda: not self._gone, code.release32, code.acquire32
+        )
         try:
             self.pid, pidfd = broker.call(lambda: self._clone(code, base))
         except PlatformError:
@@ -90,7 +91,7 @@ class Source:
             mem.address_of(fprog),
             offset & (1 << 64) - 1,
             length,
-            _RSEQ_SIGNATURE,
+            RSEQ_SIGNATURE,
             int(cpuid.can_fault()),
         )
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

@@ -14,14 +14,10 @@ from systrap.host.sys import PAGE_SIZE
 from systrap.platform import PlatformError
 from systrap.platforms.systrap import filters, layout
 from systrap.platforms.systrap.blob import Image, Value
-from systrap.platforms.systrap.fpu import ArchState
 from systrap.platforms.systrap.layout import Layout
 
 _ATTEMPTS: Final = 32
 _MAX_GAP: Final = 1 << 30
-_DEEP_SLEEP_TICKS: Final = 40_000
-"""20 µs of the counter at its nominal 2 GHz (10-stub §4.6)."""
-
 _SIGACTION_FLAGS: Final = 0x0C000004
 """SA_SIGINFO | SA_RESTORER | SA_ONSTACK (S-030)."""
 _SIGACTION_MASK: Final = 0x40010000
@@ -39,14 +35,27 @@ class StubImage(NamedTuple):
     syshandler: int
 
 
-def build(bootstrap: Image, sysmsg: Image, arch_state: ArchState, max_threads: int, patching: bool) -> StubImage:
+class Settings(NamedTuple):
+    """What is written into the sysmsg image besides addresses.
+
+    ``deep_sleep``: how long a stub thread spins, in ticks of the counter (S-073). ``patching``: it may ask for call sites
+    to be patched. ``handler_flags``: flags of the signal handler besides those that it has on every CPU.
+    """
+
+    arch_state: tuple[int, ...]
+    deep_sleep: int
+    patching: bool
+    handler_flags: int
+
+
+def build(bootstrap: Image, sysmsg: Image, settings: Settings, max_threads: int) -> StubImage:
     """Place, fill and seal the image. Raises PlatformError when there is no place for it, OSError when memory fails."""
     place = _place(bootstrap, sysmsg, max_threads)
     code = mem.view(place.stub_start, place.ro_end - place.stub_start)
     bootstrap_code = bootstrap.patched({})
     code[: len(bootstrap_code)] = bootstrap_code
     start = place.sysmsg - place.stub_start
-    sysmsg_code = sysmsg.patched(_exports(place, sysmsg, arch_state, patching))
+    sysmsg_code = sysmsg.patched(_exports(place, sysmsg, settings))
     code[start : start + len(sysmsg_code)] = sysmsg_code
     _write_rules(code, place, place.sysmsg_rules, filters.thread_filter(place), place.notify_rules)
     _write_rules(code, place, place.notify_rules, filters.notify_filter(), place.ro_end)
@@ -59,23 +68,23 @@ def build(bootstrap: Image, sysmsg: Image, arch_state: ArchState, max_threads: i
     return StubImage(
         place,
         place.stub_start + bootstrap.offset("begin"),
-        struct.pack("<4Q", handler, _SIGACTION_FLAGS, restorer, _SIGACTION_MASK),
+        struct.pack("<4Q", handler, _SIGACTION_FLAGS | settings.handler_flags, restorer, _SIGACTION_MASK),
         filters.base_filter(place),
         sysmsg.has("ready_ring"),
         place.sysmsg + sysmsg.offset("syshandler"),
     )
 
 
-def _exports(place: Layout, sysmsg: Image, arch_state: ArchState, patching: bool) -> dict[str, Value]:
+def _exports(place: Layout, sysmsg: Image, settings: Settings) -> dict[str, Value]:
     """Return the variables of the sysmsg image (10-stub §1.5). A foreign one may lack the newer of them."""
     values: dict[str, Value] = {
-        "arch_state": tuple(arch_state),
-        "deep_sleep_timeout": _DEEP_SLEEP_TICKS,
+        "arch_state": tuple(settings.arch_state),
+        "deep_sleep_timeout": settings.deep_sleep,
         "context_region": place.contexts,
         "stub_start": place.stub_start,
         "context_queue_addr": place.context_queue,
         "spinning_queue_addr": place.spinning_queue,
-        "disable_syscall_patching": int(not patching),
+        "disable_syscall_patching": int(not settings.patching),
         "ready_ring": place.ready_ring,
     }
     return {name: value for name, value in values.items() if sysmsg.has(name)}

@@ -110,7 +110,8 @@ class StubProcess:
         environment, page = self.environment, self.environment.image.layout.page
         request, reply = self._view(0, page), self._view(page, page)
         base = environment.memory_base + self._slot
-        self.channel = SyscallThread(request, base, reply, base + page, self.alive, environment.code.release32)
+        code = environment.code
+        self.channel = SyscallThread(request, base, reply, base + page, self.alive, code.release32, code.acquire32)
         with environment.source.births:
             try:
                 self.pid = environment.source.clone_stub(self._birth_batch(), request)

@@ -61,7 +61,8 @@ class SyscallThread:
     """The sentry's end of the channel. ``run`` may be called from any thread; batches are serialised.
 
     ``request`` and ``reply`` are the sentry's views of the two pages, ``*_address`` their addresses in the sentry,
-    ``alive`` tells whether the stub lives, ``release_store(address, value)`` publishes a 32-bit word.
+    ``alive`` tells whether the stub lives, ``release_store(address, value)`` publishes a 32-bit word, ``acquire_load(address)``
+    reads one so that what was published before it is seen.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class SyscallThread:
         reply_address: int,
         alive: Callable[[], bool],
         release_store: Callable[[int, int], int],
+        acquire_load: Callable[[int], int],
     ) -> None:
         self._request = request
         self._request_address = request_address
@@ -79,6 +81,7 @@ class SyscallThread:
         self._reply_address = reply_address
         self._alive = alive
         self._release_store = release_store
+        self._acquire_load = acquire_load
         self._lock = threading.Lock()
         self._seq = 1
         self.listener = -1
@@ -132,7 +135,7 @@ class SyscallThread:
     def _await_reply(self, doing: str) -> Reply:
         deadline = time.monotonic() + _PATIENCE
         while True:
-            (seq,) = struct.unpack_from("<I", self._reply, _REPLY_SEQ)
+            seq = self._acquire_load(self._reply_address + _REPLY_SEQ)
             if seq == self._seq:
                 ret, done = struct.unpack_from("<qI", self._reply, 0)
                 return Reply(ret, done)

@@ -27,6 +27,29 @@ def test_offsets_follow_from_the_fields() -> None:
     assert struct.calcsize("@QQQQQII Q iiii Q I4x".replace(" ", "")) == abi.SYSMSG_SIZE
 
 
+def test_offsets_of_both_cpus() -> None:
+    """S-020: the numbers of 10-stub §2.2 for amd64 and arm64; on both the context fits its slot (S-025)."""
+    x86, arm = abi.X86_64_SHAPE, abi.AARCH64_SHAPE
+    assert (x86.siginfo, x86.signo, x86.state, x86.interrupt) == (0xEE0, 0xF60, 0xF68, 0xF6C)
+    assert (arm.siginfo, arm.signo, arm.state, arm.interrupt) == (0xF18, 0xF98, 0xFA0, 0xFA4)
+    assert (x86.thread_id, x86.last_thread_id, x86.sentry_fast_path) == (0xF70, 0xF74, 0xF78)
+    assert (arm.thread_id, arm.last_thread_id, arm.sentry_fast_path) == (0xFA8, 0xFAC, 0xFB0)
+    assert (x86.acked_time, x86.state_changed_time, x86.tls, x86.debug, x86.err) == (0xF80, 0xF88, 0xF90, 0xF98, 0xFA0)
+    assert (arm.acked_time, arm.state_changed_time, arm.tls, arm.debug, arm.err) == (0xFB8, 0xFC0, 0xFC8, 0xFD0, 0xFD8)
+    assert (x86.ptregs_size, x86.size, arm.ptregs_size, arm.size) == (216, 4008, 272, 4064)
+    assert max(x86.size, arm.size) <= abi.CONTEXT_SIZE
+
+
+def test_the_thread_pointer_of_a_slot() -> None:
+    """S-052: a word of its own; nothing else of the slot moves."""
+    slot = make_slot()
+    slot.set_tls(0xFFFF_0000_1234_5678)
+    assert slot.tls() == 0xFFFF_0000_1234_5678
+    assert not any(slot.regs)
+    assert slot.state() == 0
+    assert slot.fault_word() == 0
+
+
 def make_slot() -> abi.ContextSlot:
     memory = memoryview(bytearray(4096))
     return abi.ContextSlot(memory, mem.address_of(memory), 7)

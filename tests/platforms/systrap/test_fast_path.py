@@ -196,3 +196,18 @@ def test_statistics_sort_latencies() -> None:
     assert found["stub_latency_1us"] == 3
     assert found["sentry_latency_more"] == 4
     assert found["sentry_fast_path_on"] == 0
+
+
+@pytest.mark.parametrize(
+    ("frequency", "expected"),
+    [
+        (fast_path.NOMINAL_HZ, (1000, 40_000, 8_000_000)),  # x86-64, whatever its real frequency
+        (1_000_000_000, (500, 20_000, 4_000_000)),  # ARMv8.6 and later
+        (24_000_000, (12, 480, 96_000)),
+        (62_500_000, (31, 1250, 250_000)),  # an emulated machine
+        (1, (1, 1, 1)),
+    ],
+)
+def test_times_follow_the_counters_frequency(frequency: int, expected: tuple[int, int, int]) -> None:
+    """S-073: 500 ns, 20 µs and 4 ms in ticks, and never less than one; the original's numbers at its nominal 2 GHz (§4.6)."""
+    assert fast_path.ticks(frequency) == expected

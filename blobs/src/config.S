@@ -3,6 +3,8 @@
  * address of the ready ring, which is ours. All zero in the image.
  */
 
+#include "offsets.h" /* ARCH_STATE_SIZE */
+
         .section .config, "a", @progbits
 
 .macro CONFIG name, size
@@ -17,7 +19,7 @@ __export_\name:
         CONFIG  deep_sleep_timeout, 8
         CONFIG  context_region, 8
         CONFIG  stub_start, 8
-        CONFIG  arch_state, 12
+        CONFIG  arch_state, ARCH_STATE_SIZE
         CONFIG  context_queue_addr, 8
         CONFIG  spinning_queue_addr, 8
         CONFIG  disable_syscall_patching, 8

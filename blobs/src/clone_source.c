@@ -1,5 +1,5 @@
 /*
- * The birth of the source, the first stub process, x86-64.
+ * The birth of the source, the first stub process.
  *
  * The sentry calls this from Python. The child has a copy of the sentry's memory and of one thread; not one instruction of
  * the interpreter may run there, so everything up to the jump into the bootstrap image is here, without locks, allocation
@@ -7,34 +7,8 @@
  */
 
 #include "kernel.h"
-#include "arch.h"
-
-/* The kernel's struct sigaction */
-struct sigaction {
-    u64 handler;
-    u64 flags;
-    u64 restorer;
-    u64 mask;
-};
-
-SIZE(struct sigaction, 32);
-
-/* The argument of clone_source (docs/images.md). */
-struct source_params {
-    u64 entry;         /* address of `begin` of the bootstrap image */
-    u64 request;       /* address of the birth batch */
-    u64 expected_ppid; /* what getppid must answer in the child */
-    const struct sigaction *sigaction;
-    u64 filter;      /* sock_fprog of F0 */
-    u64 rseq_offset; /* from the thread pointer */
-    u64 rseq_len;    /* 0: this thread has no rseq registered */
-    u64 rseq_sig;
-    u64 cpuid_fault; /* 1: let CPUID fault in guests, where the CPU can */
-};
-
-LAYOUT(struct source_params, sigaction, 3 * 8);
-LAYOUT(struct source_params, rseq_offset, 5 * 8);
-LAYOUT(struct source_params, cpuid_fault, 8 * 8);
+#include "source.h"
+#include "arch_source.h" /* thread_pointer, enter_bootstrap, ask_for_cpuid_faults of the CPU */
 
 /* exit code of a failure: + step */
 #define EXIT_SOURCE 110
@@ -72,27 +46,10 @@ static void set_signal_actions(const struct sigaction *handler)
 /* The child inherits the C library's registration; the first preemption after its memory is unmapped would kill it. */
 static void unregister_rseq(const struct source_params *params)
 {
-    u64 thread_pointer;
-
     if (params->rseq_len == 0)
         return;
-    __asm__("mov %%fs:0, %0" : "=r"(thread_pointer));
-    check(STEP_RSEQ, syscall6(NR_rseq, thread_pointer + params->rseq_offset, params->rseq_len, RSEQ_FLAG_UNREGISTER,
+    check(STEP_RSEQ, syscall6(NR_rseq, thread_pointer() + params->rseq_offset, params->rseq_len, RSEQ_FLAG_UNREGISTER,
                               params->rseq_sig, 0, 0));
-}
-
-/* Into the bootstrap image: r12 = request page, r15 = expected parent, rbp = first call. */
-static __attribute__((noreturn)) void enter_bootstrap(const struct source_params *params)
-{
-    __asm__ volatile("mov %0, %%rax\n\t"
-                     "mov %1, %%r12\n\t"
-                     "mov %2, %%r15\n\t"
-                     "xor %%ebp, %%ebp\n\t"
-                     "jmp *%%rax"
-                     :
-                     : "r"(params->entry), "r"(params->request), "r"(params->expected_ppid)
-                     : "rax", "r12", "r15", "memory");
-    __builtin_unreachable();
 }
 
 static __attribute__((noreturn)) void become_source(const struct source_params *params)
@@ -102,7 +59,7 @@ static __attribute__((noreturn)) void become_source(const struct source_params *
     set_signal_actions(params->sigaction);
     unregister_rseq(params);
     if (params->cpuid_fault != 0)
-        syscall6(NR_arch_prctl, ARCH_SET_CPUID, 0, 0, 0, 0, 0); /* a CPU that cannot do it is no failure */
+        ask_for_cpuid_faults(); /* a CPU that cannot do it is no failure */
     check(STEP_NO_NEW_PRIVS, syscall6(NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0));
     check(STEP_FILTER, syscall6(NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, params->filter, 0, 0, 0));
     enter_bootstrap(params);
