@@ -184,6 +184,7 @@ def order(report: Path) -> list[str]:
     return [entry["id"] for entry in json.loads(report.read_text().splitlines()[0])["plan"]]
 
 
+@pytest.mark.slow
 def test_a_seed_shuffles_and_repeats(tmp_path: Path) -> None:
     report, command = tmp_path / "report", fake(tmp_path)
     orders = []

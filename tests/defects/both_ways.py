@@ -9,8 +9,10 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-both_ways = pytest.mark.parametrize("original", [False, True], ids=["ours", "original"])
-"""Run a test twice; ``original`` says whether upstream's behaviour is put back for it."""
+both_ways = pytest.mark.parametrize(
+    "original", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["ours", "original"]
+)
+"""Run a test twice; ``original`` says whether upstream's behaviour is put back for it (with the slow tests)."""
 
 
 class DefectError(Exception):

@@ -113,7 +113,6 @@ QUICK = tuple(
         "/bin/true",
         "/bin/ls -l /etc",
         "bash/pipelines",
-        "bash/traps",
         "perl/processes",
         "python/subprocesses",
         "python/threads",
