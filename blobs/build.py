@@ -90,7 +90,7 @@ ARCHES: Final = (
         {"PAGE_SIZE": 4096, "THREAD_AREA_SIZE": 8 * 4096},
         {
             "bootstrap": ("bootstrap.S",),
-            "sysmsg": ("syshandler.S", "syshandler.c", "sighandler.c", "switch.c"),
+            "sysmsg": ("signal.S", "syshandler.S", "syshandler.c", "sighandler.c", "switch.c"),
             "sentry": ("cpuid.c",),
         },
     ),

@@ -13,7 +13,7 @@ Names of the original (gVisor's ``pkg/sentry/platform``) stand in the docstrings
 import enum
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -260,6 +260,8 @@ class Options(NamedTuple):
 
     disable_syscall_patching: bool = False
     disable_fast_path: bool = False
+    disable_quick_calls: bool = False
+    disable_user_resume: bool = False
     stub_blob: str | None = None
     stub_manifest: str | None = None
     syscall_trap: str = AUTO
@@ -270,6 +272,25 @@ class Requirements(NamedTuple):
 
     requires_cap_sys_ptrace: bool
     requires_current_pid_ns: bool
+
+
+QuickCall = Callable[..., int | None]
+"""Answers one system call on the spot: called with the context's ``owner`` and ``regs``.
+
+It returns the result (-errno when it failed), which goes into the result register, and the context runs on; or None when it has
+set that register itself and somebody is to look before the context runs on: then next_ready() returns it, as INTERRUPTED. It
+must not wait, and neither submit, release nor change a context; of the address space it may change what it likes.
+"""
+
+
+class QuickCalls(NamedTuple):
+    """System calls that a platform may answer within next_ready(), which saves telling of them: handlers by number.
+
+    ``counts``: how often each was answered so, for whoever counts system calls; it has every number of ``handlers``.
+    """
+
+    handlers: Mapping[int, QuickCall]
+    counts: MutableMapping[int, int]
 
 
 class Platform(ABC):
@@ -336,6 +357,9 @@ class Platform(ABC):
     def num_cpus(self) -> int:
         """Not available without CPU numbers (P-004)."""
         raise ProgrammingError("num_cpus needs has_cpu_numbers()")
+
+    def answer_quickly(self, calls: QuickCalls) -> None:
+        """Offer handlers for system calls that need not be told of. A platform may use them, or not, for every single call."""
 
     @abstractmethod
     def submit(self, context: Context, space: AddressSpace) -> None:

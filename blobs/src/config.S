@@ -1,6 +1,7 @@
 /*
- * The words of the sysmsg image that the sentry patches before it makes the image read-only: upstream's seven, and the
- * address of the ready ring, which is ours. All zero in the image.
+ * The words of the sysmsg image that the sentry patches before it makes the image read-only: upstream's seven, and
+ * ours: the address of the ready ring, whether the CPU has the instruction rdpid, and whether guests are resumed without
+ * rt_sigreturn where that can be (x86-64). All zero in the image.
  */
 
 #include "offsets.h" /* ARCH_STATE_SIZE */
@@ -24,3 +25,5 @@ __export_\name:
         CONFIG  spinning_queue_addr, 8
         CONFIG  disable_syscall_patching, 8
         CONFIG  ready_ring, 8
+        CONFIG  rdpid, 8
+        CONFIG  user_resume, 8

@@ -9,6 +9,9 @@
 
 #include "sysmsg.h"
 
+/* Spinning, it is looked so often into the queue before it is asked whether to go on: to ask takes as long as to look. */
+#define LOOKS_IN_A_ROW 8
+
 /* "This thread is still counted in num_active_threads." */
 #define STILL_ACTIVE 0xffffffffu
 
@@ -43,14 +46,21 @@ static struct thread_context *own_context(struct sysmsg *sysmsg, u32 id)
         PANIC(sysmsg, ERROR_BAD_CONTEXT_ID, id);
     ctx = context_of_id(id);
     sysmsg->context = (u64)ctx;
-    store_relaxed(&ctx->debug, cpu_number());
+    store_relaxed(&ctx->debug, cpu_number(config_rdpid));
     store_release(&ctx->acked_time, counter());
     store_release(&ctx->thread_id, sysmsg->thread_id);
     return ctx;
 }
 
+/* Whether a slot holds the entry with this index. At index 0 a slot that was never written looks like one: high half 0. */
+static bool is_entry(u64 entry, u32 index)
+{
+    return (u32)(entry >> 32) == index && (u32)entry != INVALID_ID;
+}
+
 /*
- * The next context of the run queue, or NULL. An entry carries its index, so that one of an earlier lap is not taken for
+ * The next context of the run queue, or NULL. `end` is looked at last: the sentry writes it, and has it for itself while there
+ * is something to take. An entry carries its index, so that one of an earlier lap is not taken for
  * new. Waits (for the length of two instructions, or of the other's time slice) for a sentry that has counted `end` up and
  * not written the slot, and for a thread that has cleared the slot and not counted `start` up.
  */
@@ -60,22 +70,27 @@ static struct thread_context *dequeue(struct sysmsg *sysmsg)
 
     for (;; cpu_pause()) {
         u32 start = load_acquire(&queue->start);
-        u64 *slot, entry;
+        u64 *slot = &queue->ring[start % RING_ENTRIES];
+        u64 entry = load_acquire(slot);
 
-        if (start == load_acquire(&queue->end))
-            return NULL;
-        slot = &queue->ring[start % RING_ENTRIES];
-        entry = load_acquire(slot);
-        if ((u32)(entry >> 32) != start)
+        if (!is_entry(entry, start)) {
+            if (start == load_acquire(&queue->end))
+                return NULL;
             continue;
-        /* At index 0 a slot that was never written looks like an entry: high half 0. */
-        if ((u32)entry == INVALID_ID)
-            continue;
+        }
         if (!compare_and_swap_u64(slot, entry, INVALID_ID))
             continue;
         fetch_add(&queue->start, 1);
         return own_context(sysmsg, (u32)entry);
     }
+}
+
+/* Whether dequeue() would find a context at once. Without a look at `end`, so that the sentry can count it up undisturbed. */
+static bool entry_is_there(struct context_queue *queue)
+{
+    u32 start = load_acquire(&queue->start);
+
+    return is_entry(load_acquire(&queue->ring[start % RING_ENTRIES]), start);
 }
 
 /* Leave the spin loop in the oldest entry's name; there must be one, for this thread is in the queue. */
@@ -88,7 +103,7 @@ static void leave_spinning(struct sysmsg *sysmsg)
 /* Whether the sentry wants this very CPU: to spin here is to keep it from what is waited for. */
 static bool sentry_is_here(const struct context_queue *queue)
 {
-    return is_this_cpu(load_relaxed(&queue->sentry_cpu));
+    return is_this_cpu(load_relaxed(&queue->sentry_cpu), config_rdpid);
 }
 
 /*
@@ -105,14 +120,18 @@ static struct thread_context *spin(struct sysmsg *sysmsg, u32 *active)
     if (load_relaxed(&queue->used_fast_path) == 0)
         store_release(&queue->used_fast_path, 1);
 
-    for (;; cpu_pause()) {
+    for (u32 turn = 1;; turn++, cpu_pause()) {
         u32 threads;
 
-        ctx = dequeue(sysmsg);
+        bool look_further = turn % LOOKS_IN_A_ROW == 0;
+
+        ctx = look_further || entry_is_there(queue) ? dequeue(sysmsg) : NULL;
         if (ctx != NULL) {
             spinning_queue_pop(spinning_queue());
             return ctx;
         }
+        if (!look_further)
+            continue;
         if (load_acquire(&queue->fast_path_disabled) != 0 || sentry_is_here(queue)) {
             leave_spinning(sysmsg);
             return NULL;

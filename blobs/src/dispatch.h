@@ -27,6 +27,8 @@ struct space {
     u64 contexts; /* address of its first slot */
     u32 head;     /* index of the ring's slot to read next */
     u32 threads;
+    u32 seen_start; /* queue->start when it was last asked whether contexts are left lying */
+    u32 reserved;
 };
 
 /* A bucket is 1 << LATENCY_SHIFT ticks wide; the last one has no end. */
@@ -68,6 +70,8 @@ struct dispatch_block {
     u64 sample_start;
     u64 handshake;
     u32 rounds;
+    u32 rdpid; /* the CPU has this instruction */
+    u64 number;
     __attribute__((aligned(64))) struct space spaces[MAX_SPACES + 1];
     struct futex_waitv waiters[MAX_SPACES + 1];
     u32 stub_latency[LATENCY_BUCKETS];
@@ -101,23 +105,39 @@ LAYOUT(struct dispatch_block, sample_context, 0x080);
 LAYOUT(struct dispatch_block, sample_start, 0x088);
 LAYOUT(struct dispatch_block, handshake, 0x090);
 LAYOUT(struct dispatch_block, rounds, 0x098);
+LAYOUT(struct dispatch_block, rdpid, 0x09c);
+LAYOUT(struct dispatch_block, number, 0x0a0);
 LAYOUT(struct dispatch_block, spaces, 0x0c0);
-LAYOUT(struct dispatch_block, waiters, 0x10c0);
-LAYOUT(struct dispatch_block, stub_latency, 0x1cc0);
-LAYOUT(struct dispatch_block, sentry_latency, 0x1e00);
-SIZE(struct space, 32);
+LAYOUT(struct dispatch_block, waiters, 0x14c0);
+LAYOUT(struct dispatch_block, stub_latency, 0x20c0);
+LAYOUT(struct dispatch_block, sentry_latency, 0x2200);
+SIZE(struct space, 40);
 SIZE(struct futex_waitv, 24);
-_Static_assert(sizeof(struct dispatch_block) <= 8192, "the block has two pages of 4096");
+_Static_assert(sizeof(struct dispatch_block) <= 3 * 4096, "the block has three pages of 4096");
 
-/* next_ready's answers are sums of these; 0: somebody changed `wake`. */
+/*
+ * next_ready's answers are sums of these; 0: somebody changed `wake`. RESULT_QUICK stands beside RESULT_CONTEXT: a plain system
+ * call, of which dispatch_block.number is the number. With it come the context's id and, above it, the index of its space.
+ */
 #define RESULT_CONTEXT 1
 #define RESULT_PERIOD 2
 #define RESULT_THREAD 4
+#define RESULT_QUICK 8
+#define RESULT_ID_SHIFT 4
+#define RESULT_SPACE_SHIFT 16
+
+/* submit.c */
+int submit(void) __asm__("__export_submit");
+
+/* next_ready.c */
+int next_ready(void) __asm__("__export_next_ready");
 
 /* kick.c */
 bool kick(struct dispatch_block *block, struct context_queue *queue, u32 threads);
 bool kick_unclaimed(struct dispatch_block *block);
+bool kick_stalled(struct dispatch_block *block);
 u32 space_count(const struct dispatch_block *block);
+u64 busy_threads(const struct dispatch_block *block);
 
 /* Patched by the sentry; defined in dispatch_config.S. */
 extern IMAGE_DATA struct dispatch_block *const config_dispatch_block __asm__("__export_dispatch_block");

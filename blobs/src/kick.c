@@ -8,6 +8,25 @@ u32 space_count(const struct dispatch_block *block)
     return block->nr_spaces <= MAX_SPACES ? block->nr_spaces : MAX_SPACES;
 }
 
+/* From so many spaces on, the machine counts as busy without a look at each. */
+#define MANY_SPACES 16u
+
+/*
+ * How many stub threads are awake, in all spaces: those that run guest code and those that spin for a context. Whoever spins
+ * needs a CPU that none of them has. (Guests can write these words: at worst everybody sleeps, or somebody spins in vain.)
+ */
+u64 busy_threads(const struct dispatch_block *block)
+{
+    u32 count = space_count(block);
+    u64 busy = 0;
+
+    if (count > MANY_SPACES)
+        return count;
+    for (u32 i = 0; i < count; i++)
+        busy += load_relaxed(&block->spaces[i].queue->num_active_threads);
+    return busy;
+}
+
 /*
  * Leave a token and wake a thread, if there are more contexts than threads that will look for one. Only this function adds
  * tokens; its own token does not count for its decision. Answers whether the space should have another thread: so long as it
@@ -28,18 +47,22 @@ bool kick(struct dispatch_block *block, struct context_queue *queue, u32 threads
 }
 
 /*
- * Kick every space in which a context waits to be taken. While stub threads spin, submit() relies on one of them; but the
- * one that is awake may be busy with guest code. Answers whether a space should have another thread: thread_space.
+ * Kick every space in which a context waits to be taken; `stalled`: and in which none was taken since this was last asked. While
+ * stub threads spin, submit() relies on one of them; but the one that is awake may be busy with guest code. Answers whether a
+ * space should have another thread: thread_space.
  */
-bool kick_unclaimed(struct dispatch_block *block)
+ALWAYS_INLINE bool kick_spaces(struct dispatch_block *block, bool stalled)
 {
     bool wanted = false;
 
     for (u32 i = 0; i < space_count(block); i++) {
         struct space *space = &block->spaces[i];
         struct context_queue *queue = space->queue;
+        u32 start = load_acquire(&queue->start);
+        bool moved = start != space->seen_start;
 
-        if (load_acquire(&queue->start) == load_acquire(&queue->end))
+        space->seen_start = start;
+        if (start == load_acquire(&queue->end) || (stalled && moved))
             continue;
         if (kick(block, queue, space->threads)) {
             block->thread_space = i;
@@ -47,4 +70,14 @@ bool kick_unclaimed(struct dispatch_block *block)
         }
     }
     return wanted;
+}
+
+bool kick_unclaimed(struct dispatch_block *block)
+{
+    return kick_spaces(block, false);
+}
+
+bool kick_stalled(struct dispatch_block *block)
+{
+    return kick_spaces(block, true);
 }

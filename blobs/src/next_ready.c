@@ -15,6 +15,9 @@
 /* Wake-ups that lead to nothing, in a row, before the caller is let in between. A guest can ring its bell for ever. */
 #define MAX_FRUITLESS 64
 
+/* Spinning, it is looked so often before anything else is: each look elsewhere takes a cache line from a stub thread at work. */
+#define LOOKS_IN_A_ROW 64
+
 #define NSEC_PER_SEC 1000000000ll
 
 /* What a look found. NOTHING is not a result of next_ready. */
@@ -61,32 +64,46 @@ static enum found look(struct dispatch_block *block)
  */
 static bool guest_is_here(const struct dispatch_block *block)
 {
-    return block->outstanding == 1 && is_this_cpu(load_relaxed(&block->context->debug)) &&
+    return block->outstanding == 1 && is_this_cpu(load_relaxed(&block->context->debug), block->rdpid) &&
            load_relaxed(&block->context->acked_time) != 0;
 }
 
 /*
- * Look until something is there, for `spin` ticks. A context that no stub thread has taken after `handshake` ticks gets one
- * kicked awake; *wanted: a space should have another thread.
+ * How long to wait until a context that lies in a queue gets a stub thread kicked awake. Not long where a CPU is free for it.
+ * Where none is, the thread that is awake does better alone: it takes one context after the other, and with a second one three
+ * would share two CPUs. So that thread gets half the time in which the sentry spins; what it has not taken then, it will not
+ * take soon.
+ */
+static u64 patience(const struct dispatch_block *block)
+{
+    bool crowded = block->outstanding > 1 && busy_threads(block) >= block->spin_limit;
+
+    return crowded ? block->spin / 2 : block->handshake;
+}
+
+/*
+ * Look until something is there, for `spin` ticks. Contexts that no stub thread takes get one kicked awake; *wanted: a space
+ * should have another thread.
  */
 static enum found spin(struct dispatch_block *block, bool *wanted)
 {
-    u64 begin = counter(), passed = 0;
+    u64 begin = counter(), passed = 0, kick_after = patience(block);
     bool kicked = false;
 
     do {
-        enum found found = look(block);
-        if (found != FOUND_NOTHING)
-            return found;
+        for (u32 i = 0; i < LOOKS_IN_A_ROW; i++, cpu_pause()) {
+            enum found found = look(block);
+            if (found != FOUND_NOTHING)
+                return found;
+        }
         if (guest_is_here(block))
             return FOUND_NOTHING;
-        if (!kicked && passed > block->handshake) {
+        if (!kicked && passed > kick_after) {
             kicked = true;
             *wanted = kick_unclaimed(block);
             if (*wanted)
                 return FOUND_NOTHING;
         }
-        cpu_pause();
         passed = counter() - begin;
     } while (passed < block->spin);
     block->used_spin = 1;
@@ -96,7 +113,7 @@ static enum found spin(struct dispatch_block *block, bool *wanted)
 /* To spin makes sense while something is out there that can come back, and it leaves a CPU for the spinning. */
 static bool may_spin(const struct dispatch_block *block)
 {
-    return block->spin != 0 && block->outstanding != 0 && block->outstanding <= block->spin_limit;
+    return block->spin != 0 && block->outstanding != 0 && busy_threads(block) <= block->spin_limit;
 }
 
 /* ---- measuring ---- */
@@ -133,16 +150,52 @@ static bool measure(struct dispatch_block *block)
     return true;
 }
 
+/*
+ * Fetch the cache lines that handing this context over again will write, while Python works on the answer: one after the other
+ * they would cost more than the answer itself. (Lines that a spinning stub thread reads are left out: it would take them back.)
+ */
+static void expect_answer(struct context_queue *queue, struct thread_context *ctx)
+{
+    prefetch_for_write(&ctx->state);
+    prefetch_for_write(&ctx->acked_time);
+    prefetch_for_write(call_result(&ctx->ptregs));
+    prefetch_for_write(&queue->num_active_contexts);
+    prefetch_for_write(&queue->ring[load_relaxed(&queue->end) % RING_ENTRIES]);
+}
+
+/*
+ * What is added to RESULT_CONTEXT when the context brought a plain system call back: one that can be answered without a look at
+ * anything but its arguments. Each word is read once; what is not plain is left to the caller to look at, with all its checks.
+ */
+static int quick_result(struct dispatch_block *block)
+{
+    const struct space *space = &block->spaces[block->ready_space];
+    struct thread_context *ctx;
+    u32 state;
+
+    if (block->ready_context > MAX_CONTEXT_ID)
+        return 0;
+    ctx = (struct thread_context *)(space->contexts + (u64)block->ready_context * CONTEXT_SLOT_SIZE);
+    expect_answer(space->queue, ctx);
+    state = load_acquire(&ctx->state);
+    if (state != CONTEXT_SYSCALL && state != CONTEXT_SYSCALL_TRAP)
+        return 0;
+    if (load_relaxed(&ctx->thread_id) != INVALID_ID || !plain_registers(&ctx->ptregs))
+        return 0;
+    block->number = call_number(&ctx->ptregs);
+    return RESULT_QUICK | (int)(block->ready_context << RESULT_ID_SHIFT | block->ready_space << RESULT_SPACE_SHIFT);
+}
+
 /* What next_ready answers when a context came back. */
 static int give(struct dispatch_block *block)
 {
-    int result = RESULT_CONTEXT;
+    int result = RESULT_CONTEXT | quick_result(block);
 
     if (block->outstanding != 0)
         block->outstanding -= 1;
     if (block->period != 0 && measure(block))
         result |= RESULT_PERIOD;
-    if (++block->rounds % CLAIM_CHECK_INTERVAL == 0 && kick_unclaimed(block))
+    if (++block->rounds % CLAIM_CHECK_INTERVAL == 0 && kick_stalled(block))
         result |= RESULT_THREAD;
     return result;
 }
@@ -237,11 +290,10 @@ static s64 sleep_a_little(struct dispatch_block *block, enum found *found)
 
 /*
  * Answers a sum: RESULT_CONTEXT, dispatch_block.ready_space and ready_context name the context (the id is what the stub wrote,
- * not validated); RESULT_PERIOD, a period of measuring is over; RESULT_THREAD, the space thread_space should have another
+ * not validated); RESULT_QUICK and both once more, it made a plain system call; RESULT_PERIOD, a period of measuring is over; RESULT_THREAD, the space thread_space should have another
  * thread. 0: somebody changed `wake`; -ETIMEDOUT: the deadline has passed; -EINTR: a signal came, or many wake-ups without
  * reason; another -errno: the kernel refuses to let us sleep.
  */
-int next_ready(void) __asm__("__export_next_ready");
 int next_ready(void)
 {
     struct dispatch_block *block = config_dispatch_block;

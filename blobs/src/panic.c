@@ -28,7 +28,8 @@ static void report(struct sysmsg *sysmsg)
 
 /*
  * Never returns. In the signal handler exit is denied by the filter F1 while SIGSYS is blocked, and the kernel kills.
- * In syshandler SIGSYS is open: the handler is entered once more, finds sysmsg.err set, and comes here again.
+ * In syshandler SIGSYS is open: the handler is entered once more, finds sysmsg.err set, and comes here again. Where nothing is
+ * blocked in the handler (user_resume) it goes on so, until the alternate stack has no room for a frame: then the kernel kills.
  */
 void die(s32 line)
 {

@@ -18,6 +18,8 @@ extern IMAGE_DATA const u64 config_context_queue_addr __asm__("__export_context_
 extern IMAGE_DATA const u64 config_spinning_queue_addr __asm__("__export_spinning_queue_addr");
 extern IMAGE_DATA const u64 config_disable_syscall_patching __asm__("__export_disable_syscall_patching");
 extern IMAGE_DATA const u64 config_ready_ring __asm__("__export_ready_ring");
+extern IMAGE_DATA const u64 config_rdpid __asm__("__export_rdpid");
+extern IMAGE_DATA const u64 config_user_resume __asm__("__export_user_resume");
 
 ALWAYS_INLINE struct context_queue *context_queue(void)
 {

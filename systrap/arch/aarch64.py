@@ -56,6 +56,7 @@ class AArch64:
     PATCHED_CALLS: Final = False
     """Call sites cannot be patched: four bytes have no room for a jump that reaches anywhere."""
     HANDLER_FLAGS: Final = SA_RESTART
+    USER_RESUME: Final = False
     """The kernel takes a first argument whose low half is −512 for a wish to restart the call, and without this flag writes
     −EINTR over it before the stub sees it (docs/images.md)."""
 

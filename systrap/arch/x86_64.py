@@ -72,6 +72,7 @@ class X86_64:  # noqa: N801 - the architecture's name
     PATCHED_CALLS: Final = True
     """The systrap platform can turn system calls into function calls (usertrap.py)."""
     HANDLER_FLAGS: Final = 0
+    USER_RESUME: Final = True
     """Flags of the stub's signal handler that only this CPU needs."""
 
     @staticmethod

@@ -15,6 +15,8 @@ SWITCHES: Final = (
     Option("--no-syscall-patching", "leave guest code as it is: trap every call, instead of turning the call sites into "
            "jumps to the stub"),
     Option("--no-fast-path", "never spin for the other side: sleep at once, always"),
+    Option("--no-quick-calls", "tell the kernel of every system call, instead of answering the simple ones on the spot"),
+    Option("--no-user-resume", "let the host kernel load guests after every system call (rt_sigreturn), as the original does"),
     Option("--stub-blob", "use another sysmsg image (a port's, say) in stubs", "FILE"),
     Option("--stub-manifest", "the other image's manifest", "FILE"),
 )  # fmt: skip
@@ -29,6 +31,8 @@ def chosen_platform(parsed: Parsed) -> tuple[str, platforms.Options]:
     options = platforms.Options(
         disable_syscall_patching=parsed.given("--no-syscall-patching"),
         disable_fast_path=parsed.given("--no-fast-path"),
+        disable_quick_calls=parsed.given("--no-quick-calls"),
+        disable_user_resume=parsed.given("--no-user-resume"),
         stub_blob=blob,
         stub_manifest=manifest,
         syscall_trap=parsed.one("--syscall-trap", platforms.AUTO),

@@ -10,7 +10,7 @@ One thread runs all of this. A task is in one of the states of task.State; this 
 import errno
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Final, NamedTuple, TextIO
 
@@ -18,6 +18,7 @@ from systrap import arch
 from systrap.memory import MemoryFile
 from systrap.platform import SYSCALL_EVENT, Access, Event, EventKind, Platform, PlatformError
 from systrap.sentry import exit as exits
+from systrap.sentry import quick
 from systrap.sentry.errors import Interrupted, SyscallError
 from systrap.sentry.futex import Futexes
 from systrap.sentry.host_events import HostEvents
@@ -25,7 +26,7 @@ from systrap.sentry.mm import SegvError
 from systrap.sentry.pma import Frames
 from systrap.sentry.signals import SIGKILL, SIGSEGV, Info, Signals
 from systrap.sentry.syscalls import load_all, numbers
-from systrap.sentry.syscalls.table import TABLE, Result
+from systrap.sentry.syscalls.table import TABLE, Result, Running
 from systrap.sentry.task import Session, State, Task, ThreadGroup
 from systrap.sentry.timers import Timers
 from systrap.sentry.trace import Tracer
@@ -90,11 +91,12 @@ class Kernel:
         self.woken: deque[tuple[Task, bool | BaseException]] = deque()
         self.first: ThreadGroup | None = None
         self.crash_report = ""
-        self.counts: dict[int, int] = {}
+        self.counts: defaultdict[int, int] = defaultdict(int)
         self.missing: dict[int, int] = {}
         self.current: Task | None = None
         self.stopping = False
         self.ended_by = 0
+        self.later: Callable[[], None] | None = None
         self.vfs = VFS(self)
         self._tracer: Tracer | None = None
         self.serve: Callable[[Task], None] = self.syscall
@@ -103,6 +105,8 @@ class Kernel:
             self._tracer = Tracer(self.write_log)
             self.serve = self._traced_syscall
             self._finish = self._traced_answer
+        else:
+            platform.answer_quickly(quick.calls(self))
 
     # The loop.
 
@@ -156,7 +160,11 @@ class Kernel:
         task.group.user_time += now - task.started
         task.state = State.KERNEL
         self.current = task
-        if task.group.exiting or task.group.stopped or task.doomed:
+        if self.later is not None:
+            # The rest of a call that was begun within next_ready() (quick.py).
+            later, self.later = self.later, None
+            later()
+        elif task.group.exiting or task.group.stopped or task.doomed:
             # What it wanted is not done; a stopped task does it again when it goes on.
             if event is SYSCALL_EVENT:
                 ARCH.restart_syscall(task.context.regs, task.context.regs[_SYSCALL_NR])
@@ -180,7 +188,7 @@ class Kernel:
         regs = task.context.regs
         nr = regs[_SYSCALL_NR]
         task.syscall_nr = nr
-        self.counts[nr] = self.counts.get(nr, 0) + 1
+        self.counts[nr] += 1
         entry = TABLE.get(nr)
         if entry is None:
             self.missing[nr] = self.missing.get(nr, 0) + 1
@@ -191,10 +199,10 @@ class Kernel:
         except SyscallError as error:
             result = -error.errno
         except Interrupted as interrupted:
-            self._interrupted(task, interrupted)
+            self.interrupted(task, interrupted)
             return
         except Exception as error:
-            self._bug(task, error)
+            self.bug(task, error)
             return
         if result is None or isinstance(result, int):
             self._finish(task, result)
@@ -218,11 +226,11 @@ class Kernel:
             result = -error.errno
         except Interrupted as interrupted:
             task.coro = task.wait = None
-            self._interrupted(task, interrupted)
+            self.interrupted(task, interrupted)
             return
         except Exception as error:
             task.coro = task.wait = None
-            self._bug(task, error)
+            self.bug(task, error)
             return
         else:
             self._park(task, wait)
@@ -239,7 +247,7 @@ class Kernel:
                 return
         self.return_to_guest(task)
 
-    def _interrupted(self, task: Task, interrupted: Interrupted) -> None:
+    def interrupted(self, task: Task, interrupted: Interrupted) -> None:
         """Note that a signal broke the call off: what becomes of it depends on what the signal does (signals.deliver)."""
         task.restart = interrupted.kind
         if self._tracer is not None:
@@ -259,7 +267,7 @@ class Kernel:
             self._tracer.ended(task, result)
         self._answer(task, result)
 
-    def _bug(self, task: Task, error: Exception) -> None:
+    def bug(self, task: Task, error: Exception) -> None:
         """Tell of a handler that failed as no guest may cause, and end that guest; the others live."""
         import traceback
 
@@ -270,6 +278,11 @@ class Kernel:
         self.return_to_guest(task)
 
     # Waiting.
+
+    def wait_for(self, task: Task, coro: Running, wait: Wait) -> None:
+        """Let a task wait in a system call that ran up to its first wait elsewhere (quick.py)."""
+        task.coro = coro
+        self._park(task, wait)
 
     def _park(self, task: Task, wait: Wait) -> None:
         """Let a task wait. A signal that came meanwhile ends the wait at once."""
@@ -397,7 +410,7 @@ class Kernel:
                 self.write_log(f"systrap: process {task.group.pid}: {error}")
                 exits.kill_group(task.group, SIGKILL)
             except Exception as error:
-                self._bug(task, error)
+                self.bug(task, error)
                 return
             else:
                 self.resume(task)

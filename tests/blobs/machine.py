@@ -78,10 +78,10 @@ class Block:
     PERIOD = 0x070
     HANDSHAKE = 0x090
     SPACES = 0x0C0
-    SPACE_SIZE = 32
+    SPACE_SIZE = 40
     HEAD = 24
-    STUB_LATENCY = 0x1CC0
-    SENTRY_LATENCY = 0x1E00
+    STUB_LATENCY = 0x20C0
+    SENTRY_LATENCY = 0x2200
 
 
 NO_DEADLINE = (1 << 64) - 1
@@ -95,7 +95,7 @@ class Machine:
 
     def __init__(self) -> None:
         image = blob.load("sentry")
-        self.block = Words.shared(8192)
+        self.block = Words.shared(3 * 4096)
         self.base = map_code(image.patched({"dispatch_block": self.block.address}))
         self.image = image
         self.block.set64(Block.DEADLINE_SEC, NO_DEADLINE)
@@ -153,12 +153,12 @@ class Ring:
 
 
 class Queue:
-    """A context queue in its initial state, with a slot for one context beside it."""
+    """A context queue in its initial state, with slots for all contexts beside it; ``context`` is the first of them."""
 
     def __init__(self) -> None:
         self.words = Words.shared(QUEUE_SIZE)
         abi.init_queue(self.words.bytes)
-        self.context = Words.shared(abi.CONTEXT_SIZE)
+        self.context = Words.shared(abi.CONTEXT_SIZE * abi.QUEUE_ENTRIES)
 
     def entry(self, index: int) -> int:
         return self.words.u64(abi.QUEUE_RING + 8 * (index % abi.QUEUE_ENTRIES))

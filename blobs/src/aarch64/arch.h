@@ -39,15 +39,16 @@ ALWAYS_INLINE u32 latency_shift(void)
 #define LATENCY_SHIFT latency_shift()
 
 /* The number of the CPU this runs on, plus one; 0: it cannot be told. Nothing that user code may read has it. */
-ALWAYS_INLINE u32 cpu_number(void)
+ALWAYS_INLINE u32 cpu_number(u64 has_rdpid)
 {
+    (void)has_rdpid;
     return 0;
 }
 
 /* Whether a number that the other side left is that of the CPU this runs on: nobody knows, so nobody holds back. */
-ALWAYS_INLINE bool is_this_cpu(u64 number)
+ALWAYS_INLINE bool is_this_cpu(u64 number, u64 has_rdpid)
 {
-    (void)number;
+    (void)number, (void)has_rdpid;
     return false;
 }
 
@@ -58,6 +59,17 @@ ALWAYS_INLINE bool is_this_cpu(u64 number)
 ALWAYS_INLINE void fence_after_rmw(void)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+/* Begin to fetch a cache line that will be written soon; and one that will be read. Hints: any address will do. */
+ALWAYS_INLINE void prefetch_for_write(const volatile void *address)
+{
+    __asm__ volatile("prfm pstl1keep, %0" : : "Q"(*(const volatile u8 *)address));
+}
+
+ALWAYS_INLINE void prefetch(const volatile void *address)
+{
+    __asm__ volatile("prfm pldl1keep, %0" : : "Q"(*(const volatile u8 *)address));
 }
 
 /* In the body of every loop that waits for another CPU. */

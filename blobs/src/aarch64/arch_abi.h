@@ -19,6 +19,25 @@ LAYOUT(struct ptregs, pc, 0x100);
 LAYOUT(struct ptregs, pstate, 0x108);
 SIZE(struct ptregs, 272);
 
+/* Where the result of a system call goes. */
+ALWAYS_INLINE const u64 *call_result(const struct ptregs *regs)
+{
+    return &regs->x[0];
+}
+
+/* The number of the system call that a context brought back. */
+ALWAYS_INLINE u64 call_number(const struct ptregs *regs)
+{
+    return (u32)regs->x[8];
+}
+
+/* No context goes back without the sentry's longer way: it keeps a copy of the registers (the thread pointer is not in here). */
+ALWAYS_INLINE bool plain_registers(struct ptregs *regs)
+{
+    (void)regs;
+    return false;
+}
+
 /* Where thread_context.siginfo lies: right behind ptregs. */
 #define CONTEXT_TAIL 0xf18
 

@@ -40,6 +40,33 @@ LAYOUT(struct ptregs, fs, 0xc8);
 LAYOUT(struct ptregs, gs, 0xd0);
 SIZE(struct ptregs, 216);
 
+/* The selectors of user code. */
+#define USER_CS 0x33
+#define USER_SS 0x2b
+
+/* Where the result of a system call goes. */
+ALWAYS_INLINE const u64 *call_result(const struct ptregs *regs)
+{
+    return &regs->rax;
+}
+
+/* The number of the system call that a context brought back. */
+ALWAYS_INLINE u64 call_number(const struct ptregs *regs)
+{
+    return regs->orig_rax;
+}
+
+/* Make the registers of a context such as the stub can load them again, if that takes no thought: a guest that uses fs or gs
+ * selectors is left to the sentry's longer way. */
+ALWAYS_INLINE bool plain_registers(struct ptregs *regs)
+{
+    if ((regs->fs | regs->gs) != 0)
+        return false;
+    regs->cs = USER_CS;
+    regs->ss = USER_SS;
+    return true;
+}
+
 /* Where thread_context.siginfo lies: right behind ptregs. */
 #define CONTEXT_TAIL 0xee0
 

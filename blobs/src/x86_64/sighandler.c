@@ -2,9 +2,9 @@
  * The signal handler of the sysmsg threads, x86-64.
  *
  * Entered by the kernel on the thread's alternate stack for SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGCHLD and SIGSYS
- * with rdi = signal, rsi = siginfo, rdx = ucontext; SIGCHLD and SIGSYS are blocked meanwhile. It copies the guest's state
- * from the signal frame into the context, gives the context back, waits for the next one, and writes that one's state into
- * the same frame: rt_sigreturn then resumes another guest thread than the one that was interrupted.
+ * by way of signal.S, with the thread's state at that time. It copies the guest's state from the signal frame into the context,
+ * gives the context back, waits for the next one, and writes that one's state into the same frame: rt_sigreturn then resumes
+ * another guest thread than the one that was interrupted. (Or resume_guest does, without the frame: signal.S tells of both ways.)
  */
 
 #include "resume.h"
@@ -247,6 +247,33 @@ static enum verdict classify(struct sysmsg *sysmsg, s32 signo, struct thread_con
 
 /* ---- the handler ---- */
 
+/* Whether a context can be resumed without the kernel. What only the kernel can load, or tell in the right words that it cannot,
+ * is left to it. */
+static bool may_resume_here(const struct thread_context *ctx)
+{
+    return config_user_resume != 0 && ctx->ptregs.rip < config_stub_start && ctx->ptregs.cs == USER_CS &&
+           ctx->ptregs.ss == USER_SS;
+}
+
+/*
+ * Go on with this very context, as it lies in the frame: it is the guest's again. An interrupt that was dropped meanwhile counts
+ * now: answers false, and the context has to be given back, interrupted before anything happened.
+ */
+static bool leave_to_guest(struct sysmsg *sysmsg, struct thread_context *ctx, const struct ucontext *uc, u32 thread_state)
+{
+    if (thread_state != THREAD_NONE)
+        return true;
+    store_release(&sysmsg->state, THREAD_NONE);
+    if (config_user_resume == 0 || load_acquire(&ctx->interrupt) == 0)
+        return true;
+    store_release(&sysmsg->state, THREAD_PREP);
+    save_registers(&ctx->ptregs, &uc->gregs);
+    ctx->ptregs.orig_rax = (u64)-1;
+    ctx->signo = SIGCHLD;
+    ctx->siginfo.signo = SIGCHLD;
+    return false;
+}
+
 /* The first signal of a thread: it has no context yet. Its birth may have left signals blocked; its guests' are not. */
 static void begin_work(struct sysmsg *sysmsg, struct ucontext *uc)
 {
@@ -271,18 +298,18 @@ static bool is_internal(struct sysmsg *sysmsg, s32 signo, struct ucontext *uc, u
     return false;
 }
 
-void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc) __asm__("__export_sighandler");
-void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc)
+void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 thread_state);
+void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 thread_state)
 {
     struct sysmsg *sysmsg = locate_sysmsg((u64)__builtin_frame_address(0));
     struct thread_context *ctx;
-    u32 thread_state, new_state = CONTEXT_FAULT;
+    u32 new_state = CONTEXT_FAULT;
     u64 fs_base;
     bool live;
 
-    /* The kernel clears DF on the way here, but not AC. */
-    if (uc->gregs.eflags & EFLAGS_AC)
-        __asm__ volatile("pushfq; andq %0, (%%rsp); popfq" : : "i"(~EFLAGS_AC) : "memory", "cc");
+    /* The kernel clears DF on the way here, but neither AC nor NT. */
+    if (uc->gregs.eflags & (EFLAGS_AC | EFLAGS_NT))
+        __asm__ volatile("pushfq; andq %0, (%%rsp); popfq" : : "i"(~(EFLAGS_AC | EFLAGS_NT)) : "memory", "cc");
 
     /* A panic is on its way out (see die). */
     if (sysmsg->err != 0)
@@ -290,13 +317,17 @@ void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc)
     if (sysmsg->self != (u64)sysmsg)
         PANIC(sysmsg, ERROR_BAD_SYSMSG, 0);
 
-    thread_state = load_acquire(&sysmsg->state);
     if (thread_state == THREAD_INITIALIZING) {
         begin_work(sysmsg, uc);
         return;
     }
     if (is_internal(sysmsg, signo, uc, thread_state))
         return;
+    if (uc->gregs.rip >= (u64)sighandler_begin && uc->gregs.rip < (u64)sighandler_marked) {
+        /* Another signal was here first, and did not come to say so: it finds the state as it was. */
+        store_release(&sysmsg->state, THREAD_NONE);
+        return;
+    }
 
     ctx = current_context(sysmsg);
     fs_base = read_fs_base(sysmsg);
@@ -304,6 +335,10 @@ void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc)
        begun to run, and begins here. */
     if (signo == SIGTRAP && uc->gregs.rip >= config_stub_start) {
         ctx->fpstate_changed = 1;
+        restore_guest(sysmsg, uc, ctx, fs_base);
+        if (leave_to_guest(sysmsg, ctx, uc, thread_state))
+            return;
+        ctx = switch_context(sysmsg, ctx, CONTEXT_FAULT);
         restore_guest(sysmsg, uc, ctx, fs_base);
         return;
     }
@@ -316,11 +351,19 @@ void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc)
     if (live)
         save_guest(ctx, uc, fs_base);
 
-    if (classify(sysmsg, signo, ctx, uc, &new_state) == RESUME_SAME)
-        return;
+    if (classify(sysmsg, signo, ctx, uc, &new_state) == RESUME_SAME) {
+        if (leave_to_guest(sysmsg, ctx, uc, thread_state))
+            return;
+        new_state = CONTEXT_FAULT;
+    }
 
     /* If the floating point registers were not captured, they may be those of another context. */
     ctx->fpstate_changed = live ? 0 : 1;
     ctx = switch_context(sysmsg, ctx, new_state);
+    if (may_resume_here(ctx)) {
+        if (ctx->ptregs.fs_base != fs_base)
+            write_fs_base(sysmsg, ctx->ptregs.fs_base);
+        resume_guest(ctx);
+    }
     restore_guest(sysmsg, uc, ctx, fs_base);
 }

@@ -10,6 +10,7 @@ LAYOUT(struct sysmsg, self, SYSMSG_SELF);
 LAYOUT(struct sysmsg, ret_addr, SYSMSG_RET_ADDR);
 LAYOUT(struct sysmsg, app_stack, SYSMSG_APP_STACK);
 LAYOUT(struct sysmsg, context, SYSMSG_CONTEXT);
+LAYOUT(struct sysmsg, state, SYSMSG_STATE);
 LAYOUT(struct thread_context, fpstate, CTX_FPSTATE);
 LAYOUT(struct thread_context, fpstate_changed, CTX_FPSTATE_CHANGED);
 LAYOUT(struct thread_context, ptregs.r15, CTX_R15);
@@ -36,6 +37,7 @@ LAYOUT(struct thread_context, ptregs.ss, CTX_SS);
 LAYOUT(struct thread_context, ptregs.fs, CTX_FS);
 LAYOUT(struct thread_context, ptregs.gs, CTX_GS);
 LAYOUT(struct arch_state, xsave_mode, ARCH_STATE_XSAVE_MODE);
+_Static_assert(THREAD_NONE == SYSMSG_THREAD_NONE && THREAD_PREP == SYSMSG_THREAD_PREP, "the same states");
 _Static_assert(EFLAGS_AC == 1ul << EFLAGS_AC_BIT, "the same bit");
 
 #define READ_SELECTOR(name)                                    \

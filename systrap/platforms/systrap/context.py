@@ -102,6 +102,8 @@ class SystrapContext(Context):
             self.FP.sanitize(self.fp)
             slot.load_fp(self.fp)
             self._restore = False
+        # From here on the slot may hold a newer state: the stub's, or at least the one that was just put there.
+        self._pull = True
         return slot
 
     def _put_registers(self, slot: ContextSlot) -> None:
@@ -154,7 +156,6 @@ class SystrapContext(Context):
         thread_id = slot.thread_id()
         if thread_id != abi.INVALID_ID:
             return self._corrupt(thread_id)
-        self._pull = True
         if state in (ContextState.SYSCALL, ContextState.SYSCALL_TRAP, ContextState.SYSCALL_NEED_TRAP):
             return self._syscall(slot, state)
         if state == ContextState.FAULT:

@@ -14,13 +14,22 @@ from typing import Final
 
 from systrap.host import futex, process
 from systrap.host.sys import NR, syscall
-from systrap.platform import INTERRUPTED_EVENT, AddressSpace, ContextError, Event, EventKind, ProgrammingError
+from systrap.platform import (
+    INTERRUPTED_EVENT,
+    AddressSpace,
+    ContextError,
+    Event,
+    EventKind,
+    ProgrammingError,
+    QuickCalls,
+)
 from systrap.platforms.systrap import abi, fast_path
 from systrap.platforms.systrap import machine_code as block
 from systrap.platforms.systrap.abi import ContextSlot, ContextState
 from systrap.platforms.systrap.context import RUN_AGAIN, SystrapContext, death
 from systrap.platforms.systrap.foreign import Announcers
 from systrap.platforms.systrap.machine_code import SentryCode
+from systrap.platforms.systrap.quick import QUICK_CONTEXT, Quick
 from systrap.platforms.systrap.subprocess import Subprocess
 
 TIME_SLICE: Final = 0.010
@@ -39,6 +48,8 @@ _WOKEN: Final = 0
 _CONTEXT: Final = 1
 _PERIOD: Final = 2
 _THREAD: Final = 4
+_ASKS: Final = _CONTEXT | _PERIOD | _THREAD
+_FULL_QUEUE: Final = "corrupted shared memory: its context queue says it is full"
 _NO_LATENCIES: Final = memoryview(bytes(4 * block.LATENCY_BUCKETS)).cast("I")
 
 
@@ -48,7 +59,7 @@ class Dispatcher:
     def __init__(self, code: SentryCode, max_threads: int, spin_limit: int, has_ready_ring: bool = True) -> None:
         """``code``: an instance of the sentry image of our own, with its dispatch block.
 
-        ``spin_limit``: at most so many contexts may be out there when anybody spins; 0: nobody ever does.
+        ``spin_limit``: at most so many stub threads may be awake when anybody spins; 0: nobody ever does.
         ``has_ready_ring``: stubs announce contexts in their ready rings; else the sentry does it for them (foreign.py).
         """
         self._code = code
@@ -79,6 +90,7 @@ class Dispatcher:
         # Without a period the machine code measures nothing, and the controller is never asked.
         self._u64[block.PERIOD >> 3] = ticks.period if spin_limit else 0
         self.controller = fast_path.Controller(max_threads)
+        self._quick: Quick | None = None
         if syscall(NR["futex_waitv"], 0, 0, 0, 0, 0) == -errno.ENOSYS:
             self._u64[block.POLL_NS >> 3] = int(_POLL_INTERVAL * 1e9)
 
@@ -148,7 +160,7 @@ class Dispatcher:
     def _react(self, space: Subprocess, result: int) -> Event | None:
         """Do what submit() asks for: another stub thread. Returns a death where there is no going on."""
         if result < 0:
-            space.condemn("corrupted shared memory: its context queue says it is full")
+            space.condemn(_FULL_QUEUE)
             return death(space.why_dead())
         if not self._create_thread(space) and not space.stub.threads:
             return death("the host does not let its stub have a thread", errno.EAGAIN)
@@ -198,19 +210,43 @@ class Dispatcher:
                 return None
             until = self._wait_until(deadline)
             result = self._code.next_ready()
+            if self._quick is not None and result & QUICK_CONTEXT == QUICK_CONTEXT:
+                result, context = self._quick.serve(result)
+                if context is not None:
+                    return self._hand_over(context)
             if result > 0:
-                context = self._ready_context() if result == _CONTEXT else self._attend(result)
+                context = self._ready_context() if result & _ASKS == _CONTEXT else self._attend(result)
                 if context is not None:
                     return context
                 # One that runs again and again, which nobody is told, must not keep the caller from its timers (P-053).
                 if deadline is not None and time.monotonic() >= deadline:
                     return None
+            elif result == -errno.EPERM:
+                self._corrupt_queue(self._spaces[self._u32[block.READY_SPACE >> 2]])
             elif not self._look_elsewhere(result, until, deadline):
                 return None
 
     def _ready_context(self) -> SystrapContext | None:
         """Return the context that next_ready of the sentry image found."""
         return self._take(self._spaces[self._u32[block.READY_SPACE >> 2]], self._u32[block.READY_CONTEXT >> 2])
+
+    def answer_quickly(self, calls: QuickCalls) -> None:
+        """Answer these system calls within next_ready() from now on (platform.Platform.answer_quickly)."""
+        self._quick = Quick(self._code.answer, self._u64, self._spaces, calls)
+
+    def _hand_over(self, context: SystrapContext) -> SystrapContext:
+        """Take a context out of the books whose quick call is answered, but which is not to run on at once."""
+        if context.slot is None or context.space is None:
+            raise ProgrammingError("a context without a slot cannot have run")
+        with self._lock:
+            self._finish(context, context.space, context.slot)
+        context.interrupted = context.preempted = False
+        self._report(context, INTERRUPTED_EVENT)
+        return context
+
+    def _corrupt_queue(self, space: Subprocess) -> None:
+        """End the guest whose context queue is impossible; what is out there comes back with its death."""
+        space.condemn(_FULL_QUEUE)
 
     def _attend(self, result: int) -> SystrapContext | None:
         """Do what the sentry image asks for besides: another stub thread, a look at the measurements."""
@@ -307,6 +343,7 @@ class Dispatcher:
         """Return counters; docs/metrics.md says what they mean, and what upstream calls them."""
         return {
             **{f"events_{kind.name.lower()}": self.events[kind] for kind in EventKind},
+            "calls_answered_quickly": self._quick.answered if self._quick is not None else 0,
             "stubs_kicked": self._u32[block.KICKS >> 2],
             "interrupts_sent": self.interrupts,
             "time_slices_ended": self.preempted,

@@ -14,7 +14,7 @@ from systrap.platforms.systrap.blob import BlobError, Image
 from systrap.platforms.systrap.fast_path import NOMINAL_HZ
 from systrap.platforms.systrap.layout import round_up
 
-BLOCK_SIZE: Final = 2 * 4096
+BLOCK_SIZE: Final = 3 * 4096
 
 # Offsets in the dispatch block.
 QUEUE: Final = 0x000
@@ -41,12 +41,17 @@ THREAD_SPACE: Final = 0x068
 KICKS: Final = 0x06C
 PERIOD: Final = 0x070
 HANDSHAKE: Final = 0x090
+RDPID: Final = 0x09C
+NUMBER: Final = 0x0A0
 SPACES: Final = 0x0C0
-SPACE_SIZE: Final = 32
-STUB_LATENCY: Final = 0x1CC0
-SENTRY_LATENCY: Final = 0x1E00
+SPACE_SIZE: Final = 40
+STUB_LATENCY: Final = 0x20C0
+SENTRY_LATENCY: Final = 0x2200
 LATENCY_BUCKETS: Final = 80
 MAX_SPACES: Final = 127
+
+_RDPID_BIT: Final = 1 << 22
+"""CPUID leaf 7, ecx."""
 
 _NoArguments = Callable[[], int]
 _OneAddress = Callable[[int], int]
@@ -57,7 +62,7 @@ _Swap = Callable[[int, int, int], int]
 class SentryCode:
     """One instance of the sentry image with its dispatch block.
 
-    ``submit`` and the atomics keep the GIL (they take nanoseconds); ``next_ready`` releases it (it sleeps).
+    ``submit`` and the atomics keep the GIL (they take nanoseconds); ``next_ready`` and ``answer`` release it (they sleep).
     ``counter_frequency``: ticks in a second of the clock of the contexts' time stamps.
     """
 
@@ -85,9 +90,12 @@ class SentryCode:
         at = {name: base + image.offset(name) for name in image.exports}
         self.submit: _NoArguments = keeps_gil(c_int)(at["submit"])
         self.next_ready: _NoArguments = ctypes.CFUNCTYPE(c_int)(at["next_ready"])
+        self.answer: _NoArguments = ctypes.CFUNCTYPE(c_int)(at["answer"])
         self.clone_source: _OneAddress = keeps_gil(c_int, c_void)(at["clone_source"])
         cpuid = at.get("cpuid")
         self.cpuid: _OneAddress | None = keeps_gil(c_int, c_void)(cpuid) if cpuid is not None else None
+        self.has_rdpid = cpuid is not None and bool(read_cpuid(self, 7, 0)[2] & _RDPID_BIT)
+        self.u32[RDPID >> 2] = self.has_rdpid
         self.add32: _AddressValue = keeps_gil(c_u32, c_void, c_u32)(at["atomic_add32"])
         self.exchange32: _AddressValue = keeps_gil(c_u32, c_void, c_u32)(at["atomic_xchg32"])
         self.compare_exchange32: _Swap = keeps_gil(c_u32, c_void, c_u32, c_u32)(at["atomic_cas32"])

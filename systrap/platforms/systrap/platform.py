@@ -36,6 +36,7 @@ from systrap.platform import (
     Platform,
     PlatformError,
     ProgrammingError,
+    QuickCalls,
     RequirementError,
     Requirements,
 )
@@ -81,7 +82,7 @@ class _Shared:
     """What one process has once, however many platforms: image, source, memory file (P-010)."""
 
     def __init__(self, options: Options) -> None:
-        self.blob = (options.stub_blob, options.stub_manifest)
+        self.blob = (options.stub_blob, options.stub_manifest, options.disable_user_resume)
         image = blob.load("sentry")
         code = SentryCode(image)
         guest = arch.host()
@@ -91,7 +92,14 @@ class _Shared:
         sysmsg = _sysmsg_image(options)
         self.patching = guest.PATCHED_CALLS and not options.disable_syscall_patching
         deep_sleep = fast_path.ticks(code.counter_frequency).deep_sleep
-        settings = stub.Settings(self.arch_state, deep_sleep, self.patching, guest.HANDLER_FLAGS)
+        settings = stub.Settings(
+            self.arch_state,
+            deep_sleep,
+            self.patching,
+            guest.HANDLER_FLAGS,
+            code.has_rdpid,
+            guest.USER_RESUME and not options.disable_user_resume,
+        )
         stub_image = stub.build(blob.load("bootstrap"), sysmsg, settings, self.max_threads)
         memory = MemoryFile("systrap-memory")
         broker = Broker()
@@ -155,7 +163,7 @@ class SystrapPlatform(Platform):
             shared = _shared
             # Once refused, patching stays refused for every later platform of the process (P-011).
             shared.patching = shared.patching and not options.disable_syscall_patching
-        if shared.blob != (options.stub_blob, options.stub_manifest):
+        if shared.blob != (options.stub_blob, options.stub_manifest, options.disable_user_resume):
             raise PlatformError("this process has its stub image already; another one needs another process")
         modes = Modes(_user_dispatch(options.syscall_trap), shared.patching)
         self._machine = shared.machine
@@ -166,6 +174,7 @@ class SystrapPlatform(Platform):
         # One CPU is always left to whom the spinning waits for. With a foreign image a thread waits for each context.
         spin_limit = 0 if options.disable_fast_path or not has_ring else usable_cpus() - 1
         self._dispatcher = Dispatcher(self._code, shared.max_threads, spin_limit, has_ring)
+        self._quick_calls = not options.disable_quick_calls
         self._pool = Pool(shared.environment, modes, self._dispatcher)
         self._closed = False
         self._spaces: weakref.WeakSet[Subprocess] = weakref.WeakSet()
@@ -206,6 +215,11 @@ class SystrapPlatform(Platform):
     def new_context(self) -> Context:
         """See platform.Platform."""
         return self._machine.context(self._dispatcher, self._fp_len)
+
+    def answer_quickly(self, calls: QuickCalls) -> None:
+        """See platform.Platform."""
+        if self._quick_calls:
+            self._dispatcher.answer_quickly(calls)
 
     def submit(self, context: Context, space: AddressSpace) -> None:
         """See platform.Platform."""

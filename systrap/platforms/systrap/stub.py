@@ -22,6 +22,7 @@ _SIGACTION_FLAGS: Final = 0x0C000004
 """SA_SIGINFO | SA_RESTORER | SA_ONSTACK (S-030)."""
 _SIGACTION_MASK: Final = 0x40010000
 """SIGCHLD and SIGSYS are blocked in the handler (S-030)."""
+_SA_NODEFER: Final = 0x40000000
 
 
 class StubImage(NamedTuple):
@@ -39,13 +40,16 @@ class Settings(NamedTuple):
     """What is written into the sysmsg image besides addresses.
 
     ``deep_sleep``: how long a stub thread spins, in ticks of the counter (S-073). ``patching``: it may ask for call sites
-    to be patched. ``handler_flags``: flags of the signal handler besides those that it has on every CPU.
+    to be patched. ``handler_flags``: flags of the signal handler besides those that it has on every CPU. ``rdpid``: the CPU has that instruction.
+    ``user_resume``: after a system call guests are loaded without rt_sigreturn, and the handler blocks no signal (docs/images.md).
     """
 
     arch_state: tuple[int, ...]
     deep_sleep: int
     patching: bool
     handler_flags: int
+    rdpid: bool = False
+    user_resume: bool = False
 
 
 def build(bootstrap: Image, sysmsg: Image, settings: Settings, max_threads: int) -> StubImage:
@@ -65,10 +69,13 @@ def build(bootstrap: Image, sysmsg: Image, settings: Settings, max_threads: int)
     mem.mseal(place.stub_start, place.ro_end - place.stub_start)
     handler = place.sysmsg + sysmsg.offset("sighandler")
     restorer = place.sysmsg + sysmsg.offset("restore_rt")
+    flags, mask = _SIGACTION_FLAGS | settings.handler_flags, _SIGACTION_MASK
+    if settings.user_resume and sysmsg.has("user_resume"):
+        flags, mask = flags | _SA_NODEFER, 0
     return StubImage(
         place,
         place.stub_start + bootstrap.offset("begin"),
-        struct.pack("<4Q", handler, _SIGACTION_FLAGS | settings.handler_flags, restorer, _SIGACTION_MASK),
+        struct.pack("<4Q", handler, flags, restorer, mask),
         filters.base_filter(place),
         sysmsg.has("ready_ring"),
         place.sysmsg + sysmsg.offset("syshandler"),
@@ -86,6 +93,8 @@ def _exports(place: Layout, sysmsg: Image, settings: Settings) -> dict[str, Valu
         "spinning_queue_addr": place.spinning_queue,
         "disable_syscall_patching": int(not settings.patching),
         "ready_ring": place.ready_ring,
+        "rdpid": int(settings.rdpid),
+        "user_resume": int(settings.user_resume),
     }
     return {name: value for name, value in values.items() if sysmsg.has(name)}
 
