@@ -109,6 +109,14 @@ IMAGES: Final = (
 )
 
 
+LADDER_FLAGS: Final = ("-fno-pic",)
+LADDER_LINK_FLAGS: Final = (
+    *("-static", "--build-id=none", "-e", "_start", "-s", "-z", "noseparate-code", "-z", "norelro", "-z", "nognustack"),
+    *("--orphan-handling=warn", "--fatal-warnings"),
+)
+"""The guest of ``systrap bench`` is an ordinary static program, not an image: one for each CPU."""
+
+
 class BuildError(Exception):
     """The build cannot go on; the text is for the developer."""
 
@@ -151,6 +159,15 @@ def build_image(arch: Arch, image: ImageSources, scratch: Path) -> tuple[FlatIma
         return flatten(linked.read_bytes()), linked
     except ElfError as error:
         raise BuildError(f"{arch.name} {image.name}: {error}") from error
+
+
+def build_ladder(arch: Arch, scratch: Path) -> bytes:
+    """Compile and link the benchmark's guest for this CPU; answers the ELF file."""
+    object_file, program = scratch / f"{arch.cpu}-ladder.o", scratch / f"{arch.cpu}-ladder.elf"
+    flags = [flag for flag in compile_flags(arch) if flag != "-fPIC"]
+    _zig("clang", *flags, *LADDER_FLAGS, "-I.", f"-I{arch.cpu}", "-c", "ladder.c", "-o", str(object_file))
+    _zig("ld.lld", "-m", arch.emulation, *LADDER_LINK_FLAGS, str(object_file), "-o", str(program))
+    return program.read_bytes()
 
 
 def image_entry(file: str, flat: FlatImage) -> dict[str, object]:
@@ -203,6 +220,10 @@ def build(output: Path) -> list[str]:
                 images[image.name] = image_entry(name, flat)
                 runtime += runtime_manifest(arch, image, name, flat)
                 names.append(name)
+            ladder = f"{arch.cpu}-ladder.elf"
+            if ladder not in names:
+                (output / ladder).write_bytes(build_ladder(arch, Path(folder)))
+                names.append(ladder)
             arches[arch.name] = {
                 "compile": compile_flags(arch),
                 "link": list(LINK_FLAGS),

@@ -274,17 +274,17 @@ class Requirements(NamedTuple):
     requires_current_pid_ns: bool
 
 
-QuickCall = Callable[..., int | None]
-"""Answers one system call on the spot: called with the context's ``owner`` and ``regs``.
-
-It returns the result (-errno when it failed), which goes into the result register, and the context runs on; or None when it has
-set that register itself and somebody is to look before the context runs on: then next_ready() returns it, as INTERRUPTED. It
-must not wait, and neither submit, release nor change a context; of the address space it may change what it likes.
-"""
+QuickCall = Callable[[object, "memoryview[int]"], int | None]
+"""A handler of QuickCalls: called with the context's ``owner`` and ``regs``."""
 
 
 class QuickCalls(NamedTuple):
     """System calls that a platform may answer within next_ready(), which saves telling of them: handlers by number.
+
+    A handler returns the result (-errno when it failed), which goes into the result register, and the context runs on; or None
+    when it has set that register itself and somebody is to look before the context runs on: then next_ready() returns it, as
+    INTERRUPTED. It must not wait, and neither submit, release nor change a context; of the address space it may change what it
+    likes.
 
     ``counts``: how often each was answered so, for whoever counts system calls; it has every number of ``handlers``.
     """
@@ -358,7 +358,7 @@ class Platform(ABC):
         """Not available without CPU numbers (P-004)."""
         raise ProgrammingError("num_cpus needs has_cpu_numbers()")
 
-    def answer_quickly(self, calls: QuickCalls) -> None:
+    def answer_quickly(self, calls: QuickCalls) -> None:  # noqa: B027 - an offer
         """Offer handlers for system calls that need not be told of. A platform may use them, or not, for every single call."""
 
     @abstractmethod

@@ -12,7 +12,7 @@ while it is in the middle of serving one.
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from systrap import arch
 from systrap.platform import QuickCall, QuickCalls
@@ -42,7 +42,7 @@ def calls(kernel: "Kernel") -> QuickCalls:
     handlers: dict[int, QuickCall] = {}
     for nr, entry in TABLE.items():
         if entry.name in PLAIN:
-            handlers[nr] = entry.adapter  # type: ignore[assignment] # a plain call's result is an int
+            handlers[nr] = cast(QuickCall, entry.adapter)
         elif entry.name not in NOT_OFFERED:
             handlers[nr] = _wrapped(kernel, nr, entry.adapter)
     return QuickCalls(handlers, kernel.counts)
@@ -82,12 +82,15 @@ def _wrapped(kernel: "Kernel", nr: int, adapter: Adapter) -> QuickCall:
         if result is None:
             return None
         deadline = next_deadline()
-        if task.attention or kernel.woken or task.saved_mask is not None or (
-            deadline is not None and deadline <= ended
+        if (
+            task.attention
+            or kernel.woken
+            or task.saved_mask is not None
+            or (deadline is not None and deadline <= ended)
         ):
             regs[_RESULT] = result & _U64
             return None
         task.state = guest
         return result
 
-    return answer
+    return cast(QuickCall, answer)

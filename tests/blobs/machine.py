@@ -98,6 +98,7 @@ class Machine:
         self.block = Words.shared(3 * 4096)
         self.base = map_code(image.patched({"dispatch_block": self.block.address}))
         self.image = image
+        self.unused: Ring | None = None
         self.block.set64(Block.DEADLINE_SEC, NO_DEADLINE)
         self.block.set32(Block.SPIN_LIMIT, 1 << 30)
         self.submit = self.function("submit", ctypes.c_int)

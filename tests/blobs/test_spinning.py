@@ -30,6 +30,9 @@ def queue(machine: Machine) -> Queue:
     block.set32(Block.NOTIFY, abi.NOTIFY_RING)
     queue.words.set32(abi.QUEUE_ACTIVE_THREADS, 1)
     block.set32(Block.NR_SPACES, 1)
+    # A space like any other, with an (empty) ring, for tests that do not want one.
+    machine.unused = Ring()
+    machine.set_space(0, machine.unused.words.address, queue.words.address, queue.context.address)
     return queue
 
 
@@ -75,25 +78,59 @@ def test_forged_entries_do_not_count_below_zero(machine: Machine, queue: Queue, 
     assert machine.block.u32(Block.OUTSTANDING) == 0
 
 
-@pytest.mark.parametrize(("outstanding", "limit", "spins"), [(0, 4, 0), (1, 0, 0), (3, 2, 0), (1, 1, 1), (2, 4, 1)])
+@pytest.mark.parametrize(
+    ("outstanding", "active", "limit", "spins"),
+    [(0, 1, 4, 0), (1, 1, 0, 0), (3, 3, 2, 0), (1, 1, 1, 1), (2, 2, 4, 1), (8, 1, 1, 1), (1, 0xFFFFFFFF, 4, 0)],
+)
 def test_the_sentry_spins_only_where_it_leaves_a_cpu(
-    machine: Machine, queue: Queue, ring: Ring, outstanding: int, limit: int, spins: int
+    machine: Machine, queue: Queue, ring: Ring, outstanding: int, active: int, limit: int, spins: int
 ) -> None:
-    """S-072, P-084: not without a context to wait for, not with more of them than leave a CPU free."""
+    """S-072, P-084: not without a context to wait for, not with more stub threads awake than leave a CPU free."""
     machine.block.set64(Block.SPIN, 1000)
     machine.block.set32(Block.OUTSTANDING, outstanding)
     machine.block.set32(Block.SPIN_LIMIT, limit)
+    queue.words.set32(abi.QUEUE_ACTIVE_THREADS, active)
     deadline(machine, 0.02)
     assert machine.next_ready() == -errno.ETIMEDOUT
     assert machine.block.u32(Block.USED_SPIN) == spins
 
 
-@pytest.mark.parametrize(("limit", "off"), [(0, 1), (1, 0), (2, 0)])
-def test_stub_threads_spin_only_where_it_leaves_a_cpu(machine: Machine, queue: Queue, limit: int, off: int) -> None:
-    """S-072: the word that stub threads look at, as submit() leaves it for a single context."""
+@pytest.mark.parametrize(("active", "limit", "off"), [(1, 0, 1), (1, 1, 0), (2, 1, 1), (1, 2, 0)])
+def test_stub_threads_spin_only_where_it_leaves_a_cpu(
+    machine: Machine, queue: Queue, active: int, limit: int, off: int
+) -> None:
+    """S-072: the word that stub threads look at, as submit() leaves it."""
+    queue.words.set32(abi.QUEUE_ACTIVE_THREADS, active)
     machine.block.set32(Block.SPIN_LIMIT, limit)
     assert machine.submit() == 0
     assert queue.words.u32(abi.QUEUE_FAST_PATH_DISABLED) == off
+
+
+def test_a_thread_that_takes_one_context_after_the_other_is_left_alone(
+    machine: Machine, queue: Queue, ring: Ring
+) -> None:
+    """Where no CPU is free for another thread: contexts lie in the queue all the time, but never the same one."""
+    queue.words.set32(abi.QUEUE_ACTIVE_CONTEXTS, 4)
+    results = []
+    for round_ in range(64):
+        assert machine.submit() == 0
+        queue.words.set32(abi.QUEUE_START, (abi.QUEUE_FIRST_INDEX + round_) & 0xFFFFFFFF)
+        ring.put(0)
+        results.append(machine.next_ready())
+    assert set(results) == {1}
+    assert queue.words.u32(abi.QUEUE_THREADS_TO_WAKEUP) == 0
+
+
+def test_a_context_that_a_crowd_leaves_lying_gets_a_thread(machine: Machine, queue: Queue, ring: Ring) -> None:
+    """The same, but the thread is busy with guest code: it gets half the time in which the sentry spins, no more."""
+    machine.block.set64(Block.SPIN, 1_000_000)
+    machine.block.set64(Block.HANDSHAKE, 1)
+    machine.block.set32(Block.SPIN_LIMIT, 1)
+    queue.words.set32(abi.QUEUE_ACTIVE_CONTEXTS, 1)
+    assert machine.submit() == 0
+    assert machine.submit() == 0
+    assert machine.next_ready() == 4
+    assert queue.words.u32(abi.QUEUE_THREADS_TO_WAKEUP) == 1
 
 
 def test_a_context_that_nobody_takes_gets_a_thread(machine: Machine, queue: Queue, ring: Ring) -> None:

@@ -164,4 +164,4 @@ def test_statistics_of_a_context(kernel: Kernel) -> None:
 
 def test_options_are_data() -> None:
     """Options have defaults: nothing is asked for."""
-    assert Options() == Options(False, False, None, None, "auto")
+    assert Options() == Options(False, False, False, False, None, None, "auto")

@@ -307,8 +307,8 @@ void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 
     u64 fs_base;
     bool live;
 
-    /* The kernel clears DF on the way here, but neither AC nor NT. */
-    if (uc->gregs.eflags & (EFLAGS_AC | EFLAGS_NT))
+    /* The kernel clears DF on the way here, but neither AC nor NT. (Read whole: a part of it could lie across a boundary.) */
+    if (load_relaxed(&uc->gregs.eflags) & (EFLAGS_AC | EFLAGS_NT))
         __asm__ volatile("pushfq; andq %0, (%%rsp); popfq" : : "i"(~(EFLAGS_AC | EFLAGS_NT)) : "memory", "cc");
 
     /* A panic is on its way out (see die). */

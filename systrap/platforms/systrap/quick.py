@@ -27,6 +27,7 @@ _ID_MASK: Final = 4095
 _SPACE_SHIFT: Final = 16
 _RESULT: Final = x86_64.RAX
 _U64: Final = 1 << 64
+_NUMBER: Final = block.NUMBER >> 3
 
 ROUNDS: Final = 64
 """So many calls are answered in a row before the caller of next_ready() is let in: it has timers to look at."""
@@ -37,7 +38,9 @@ class Quick:
 
     __slots__ = ("_answer", "_block", "_calls", "_spaces", "answered")
 
-    def __init__(self, answer: Callable[[], int], words: "memoryview[int]", spaces: "list[Subprocess]", calls: QuickCalls):
+    def __init__(
+        self, answer: Callable[[], int], words: "memoryview[int]", spaces: "list[Subprocess]", calls: QuickCalls
+    ) -> None:
         """``answer``: of the sentry image; ``words``: its dispatch block, as u64; ``spaces``: the dispatcher's, by index."""
         self._answer = answer
         self._block = words
@@ -53,28 +56,33 @@ class Quick:
         """
         answer, words = self._answer, self._block
         handlers, counts = self._calls
-        last = 0
-        for done in range(ROUNDS):
-            if result != last:
-                if result & _LOW_BITS != QUICK_CONTEXT:
-                    break
-                context = self._spaces[result >> _SPACE_SHIFT].outstanding.get(result >> _ID_SHIFT & _ID_MASK)
-                if context is None or context.waiter:
-                    break
-                last, regs, owner = result, context.regs, context.owner
-            number = words[block.NUMBER >> 3]
-            handler = handlers.get(number)
-            # An interrupt that came while it was on its way back is told of, as the long way does.
-            if handler is None or context.interrupted:
-                break
-            value = handler(owner, regs)
-            counts[number] += 1
-            if value is None:
-                self.answered += done + 1
-                return 0, context
-            regs[_RESULT] = value if value >= 0 else value + _U64
-            result = answer()
-        else:
-            done += 1
+        done = 0
+        while done < ROUNDS and (context := self._context(result)) is not None:
+            last, regs, owner = result, context.regs, context.owner
+            # The same context again and again is the usual case: of it nothing is looked up twice.
+            while result == last and done < ROUNDS:
+                number = words[_NUMBER]
+                handler = handlers.get(number)
+                # An interrupt that came while it was on its way back is told of, as the long way does.
+                if handler is None or context.interrupted:
+                    return self._end(done, result, None)
+                value = handler(owner, regs)
+                counts[number] += 1
+                done += 1
+                if value is None:
+                    return self._end(done, 0, context)
+                regs[_RESULT] = value if value >= 0 else value + _U64
+                result = answer()
+        return self._end(done, result, None)
+
+    def _context(self, result: int) -> SystrapContext | None:
+        """Return the context that a result of the image names, if that brings a quick call and the context is out there."""
+        if result & _LOW_BITS != QUICK_CONTEXT:
+            return None
+        context = self._spaces[result >> _SPACE_SHIFT].outstanding.get(result >> _ID_SHIFT & _ID_MASK)
+        return None if context is None or context.waiter else context
+
+    def _end(self, done: int, result: int, context: SystrapContext | None) -> tuple[int, SystrapContext | None]:
+        """Note how many calls were answered, and return what serve() returns."""
         self.answered += done
-        return result, None
+        return result, context
