@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from systrap import arch
 from systrap.bench.plan import IN_PROCESS, LADDER, STEPS, Cell, Program, Step, Way
 from systrap.platforms.systrap.blob import images_folder
 
@@ -39,7 +40,7 @@ Progress = Callable[[str], None]
 @contextmanager
 def guest_program() -> Iterator[str]:
     """Yield the path of the guest, executable: in a wheel it is data."""
-    source = Path(images_folder()) / f"{os.uname().machine}-ladder.elf"
+    source = Path(images_folder()) / f"{arch.host().NAME}-ladder.elf"
     with tempfile.TemporaryDirectory(prefix="systrap-bench-") as folder:
         program = Path(folder) / "ladder"
         program.write_bytes(source.read_bytes())

@@ -64,7 +64,7 @@ STEPS: Final = (
     Step("thread", "a thread made, and gone", "thread", 500),
     Step("switch", "two threads wake each other by futex", "switch", 3_000),
     Step("signal", "a signal to oneself, and its handler", "signal", 3_000),
-    Step("compute", "computing, per 1000 turns of a loop", "compute", 50_000_000),
+    Step("compute", "one turn of a computing loop", "compute", 50_000_000),
 )
 """What the guest does."""
 

@@ -85,7 +85,7 @@ class Dispatcher:
         self._u32[block.STUB_SPIN_OFF >> 2] = 1
         self._u32[block.SPIN_LIMIT >> 2] = spin_limit
         ticks = fast_path.ticks(code.counter_frequency)
-        self._spin_ticks = 2 * ticks.deep_sleep
+        self._spin_ticks = 10 * ticks.deep_sleep
         self._u64[block.HANDSHAKE >> 3] = ticks.handshake
         # Without a period the machine code measures nothing, and the controller is never asked.
         self._u64[block.PERIOD >> 3] = ticks.period if spin_limit else 0
