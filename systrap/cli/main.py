@@ -30,6 +30,7 @@ class CommandModule(Protocol):
 COMMANDS: Final[dict[str, Command]] = {
     "run": Command("systrap.cli.run", "run a Linux program; every system call of it is answered by the kernel in here"),
     "doctor": Command("systrap.cli.doctor", "check what this host offers, what each thing protects, and what to do"),
+    "explain": Command("systrap.cli.explain", "run one system call, fault or interrupt for real, and tell each step"),
     "bench": Command("systrap.cli.bench", "measure what all this costs here, beside other ways to run a program"),
     "driver": Command("systrap.cli.driver", "serve the conformance protocol (JSON lines) on stdin and stdout"),
 }
