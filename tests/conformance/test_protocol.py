@@ -127,7 +127,9 @@ def talk() -> list[tuple[str, Message]]:
         patch.setattr("conformance.checks.Driver", Recorder)
         Recorder.talk.clear()
         runner = Runner(DRIVER)
-        plan = [item for item in everything("x86_64") if item.tier == 0 or item.id.startswith(("FLT-", "FP-SET"))]
+        plan = [
+            item for item in everything("x86_64") if item.tier == 0 or item.id.startswith(("FLT-A", "FLT-D", "FP-SET"))
+        ]
         assert all(verdict.status in (Status.PASS, Status.UNSUPPORTED) for verdict in runner.run(plan))
         runner.close()
     lines: list[tuple[str, Message]] = []
