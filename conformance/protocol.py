@@ -146,6 +146,7 @@ CAPS: Final = {
     "fp.zmm16": "x86-64: the 1024 bytes of ZMM16…31",
     "fp.fpsimd": "arm64: fpsr, fpcr and v0…v31, 520 bytes",
     "fault.access": "`access` of a fault is what the CPU told, also where nothing is mapped; without it cases take any",
+    "move": "`switch` takes a `space`: a context can go on in another one than it was made for",
     "x.kill_stub": "the operation of that name: processes can be killed, to see what becomes of the guests",
     "x.freeze_stub": "the operations `x.freeze_stub` and `x.thaw_stub`",
 }
@@ -230,6 +231,7 @@ OPERATIONS: Final = {
             "Run guest code until something happens. Without `async` the driver serves nothing else meanwhile.",
             (
                 CONTEXT,
+                Field("space", Integer(), "go on there from now on; only with the capability `move`", required=False),
                 Field(
                     "timeout_ms",
                     Integer(1, 600_000),

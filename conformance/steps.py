@@ -266,6 +266,8 @@ class Run:
     def _start(self, context: object, fields: Message) -> int:
         after = fields.get("interrupt_after_us")
         extra = {} if after is None else {"interrupt_after_us": self._value(after)}
+        if "space" in fields:
+            extra["space"] = self._space(fields)
         return self._driver.send("switch", context=context, timeout_ms=self._timeout(fields), **extra)
 
     def _timeout(self, fields: Message) -> int:

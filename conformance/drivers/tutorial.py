@@ -51,11 +51,11 @@ for line in sys.stdin:
                 os.close(SPACES.pop(pid))
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-            case ("map", {"space": int(pid), "addr": str(at), "len": int(size), "prot": str(prot), "src": {"anon": True}, **more}
-                  ) if not more:
-                start, access, _ = int(at, 16), sum(1 << "rwx".index(letter) for letter in prot), SPACES[pid]
+            case ("map", {"space": int(pid), "addr": str(at), "len": int() | str() as long, "prot": str(prot),
+                          "src": {"anon": True}, **more}) if not more:
+                start, size, access = int(at, 16), int(str(long), 0), sum(1 << "rwx".index(letter) for letter in prot)
                 regs = {**FRESH, "rip": HIGH + 126, "rax": 9, "rdi": start, "rsi": size, "rdx": access, "r10": 0x32, "r8": U64}
-                if start % PAGE or size % PAGE or not LOW <= start < start + size <= HIGH:
+                if SPACES[pid] and (start % PAGE or size % PAGE or not LOW <= start < start + size <= HIGH):
                     reply = {"error": {"kind": "range", "message": "not the pages of guests"}}
                 elif run(pid, regs, CONT, 10) and regs["rax"] != start:
                     reply = {"error": {"kind": "map", "message": os.strerror(U64 + 1 - regs["rax"])}}
