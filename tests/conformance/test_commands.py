@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.__main__ import main
+from conformance.__main__ import main, parser
 from conformance.case import load_all
 from conformance.checks import CHECKS
 from tests.conformance.fakes import fake
@@ -32,7 +32,7 @@ def test_a_good_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "report.jsonl"
     assert run(fake(tmp_path), "--report", str(report)) == 0
     out, progress = capsys.readouterr()
-    assert re.search(r"1 cases in .* s, seed \d+: 1 pass", out)
+    assert re.search(r"1 case in .* s, seed \d+: 1 pass", out)
     assert ONE not in out
     assert progress == ""
     header, row, footer = (json.loads(line) for line in report.read_text().splitlines())
@@ -83,6 +83,26 @@ def test_command_lines_that_are_wrong_have_status_2(arguments: list[str]) -> Non
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("command", ["run", "smoke", "list", "explain", "export", "report", "diff"])
+def test_every_command_shows_how_it_is_used(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And the examples are command lines that the parser takes."""
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    lines = [line.strip() for line in out.splitlines() if line.startswith("  python3 -m conformance ")]
+    assert lines
+    for line in lines:
+        words = shlex.split(line.partition(" >>")[0])[3:]
+        assert words[0] == command
+        parser().parse_args(words)
+
+
+def test_nothing_matches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--only", "NO-*", "--tier", "3", "--level", "must", "--arch", "x86_64"]) == 2
+    assert "no case for x86_64 matches NO-* up to tier 3 of level must" in capsys.readouterr().err
 
 
 def test_a_missing_driver_fails_every_case(capsys: pytest.CaptureFixture[str]) -> None:
