@@ -5,7 +5,7 @@ import ctypes, json, os, signal, struct, sys
 LIBC, WORDS, U64, PAGE = ctypes.CDLL(None), struct.Struct("27Q"), 2**64 - 1, 4096
 GETREGS, SETREGS, CONT, SYSEMU, GETSIGINFO, SEIZE, INTERRUPT, AT_CALL = 12, 13, 7, 31, 0x4202, 0x4206, 0x4207, 0x85
 NAMES = "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base ds es fs gs"
-OURS = {"orig_rax": U64, "cs": 0x33, "ss": 0x2B, "ds": 0, "es": 0, "fs": 0, "gs": 0}  # whatever a asked says
+OURS = {"orig_rax": U64, "cs": 0x33, "ss": 0x2B, "ds": 0, "es": 0, "fs": 0, "gs": 0}  # whatever a request says
 FRESH = {**dict.fromkeys(NAMES.split(), 0), "eflags": 0x202, **OURS}
 LOW, HIGH = 0x10000, 0x7000_0000_0000  # guests may use [LOW, HIGH); the stub is in the page at HIGH
 HELLO = {"protocol": 1, "impl": {"name": "tutorial", "version": "1", "language": "Python"}, "arch": "x86_64", "va_bits": 47,
