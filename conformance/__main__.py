@@ -14,6 +14,7 @@ from typing import Final
 
 from conformance import commands
 from conformance.case import CaseError
+from conformance.examples import EXAMPLES, TOP
 from conformance.explain import explain
 from conformance.pool import default_jobs
 from conformance.report import ReportError
@@ -39,26 +40,36 @@ def _seconds(text: str) -> float:
 
 def _add_driver(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--driver", required=True, metavar="CMD", type=shlex.split, help="the driver's command line, as for a shell")
+    add(
+        "--driver",
+        required=True,
+        metavar="CMD",
+        type=shlex.split,
+        help="the driver's command line, quoted as for a shell; no shell runs it",
+    )
     add("--timeout", metavar="S", type=_seconds, default=PATIENCE, dest="patience",
         help="seconds that an answer may take beyond what a case grants its guests (%(default)s)")  # fmt: skip
     add("-v", "--verbose", action="store_true", help="tell of every case, not only of what is not good")
-    add("--report", metavar="FILE", type=Path, help="write a report as JSON lines")
+    add("--report", metavar="FILE", type=Path, help="write a report as JSON lines, for the commands report and diff")
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--only", metavar="GLOB", action="append", help="only ids that match, as SYS-*; may be given again")
-    add("--tier", metavar="N", type=int, default=99, help="only tiers up to N")
-    add("--level", choices=LEVELS, default="may", help="only cases that bind at least so much (%(default)s: all)")
+    add("--tier", metavar="N", type=int, default=99, help="only tiers up to N (0…6; all)")
+    add("--level", choices=LEVELS, default="may", help='"must" leaves out what is only "should" or "may" (all)')
     add("--arch", default=os.uname().machine, help="the guests' architecture (%(default)s)")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m conformance", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of command lines."""
+    whole = argparse.ArgumentParser(
+        prog="python3 -m conformance",
+        description=(__doc__ or "").replace("``", ""),
+        epilog=TOP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    named = parser.add_subparsers(dest="command", required=True)
+    named = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     one = named.add_parser("run", help="run cases against a driver")
     _add_driver(one)
@@ -92,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("old", metavar="OLD", type=Path)
     one.add_argument("new", metavar="NEW", type=Path)
-    return parser
+    for name, one in named.choices.items():
+        one.epilog, one.formatter_class = EXAMPLES.get(name), argparse.RawDescriptionHelpFormatter
+    return whole
 
 
 def _selection(options: argparse.Namespace) -> Selection:
@@ -118,7 +131,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _smoke(options: argparse.Namespace) -> int:
     settings = commands.RunOptions(options.driver, report=options.report, patience=options.patience, verbose=True)
-    return commands.smoke(settings._replace(jobs=1, seed=0))
+    return commands.smoke(settings._replace(jobs=1))
 
 
 def _carry_out(options: argparse.Namespace) -> int:
@@ -143,7 +156,7 @@ def _carry_out(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Carry out a command line; return the exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         status = _carry_out(options)
         sys.stdout.flush()

@@ -18,7 +18,7 @@ _CASE_FIELDS: Final = frozenset(
 )
 _MAP_FIELDS: Final = frozenset("space addr len prot data at object offset".split())
 _STEP_FIELDS: Final = {
-    "switch": frozenset("context set expect one_of timeout_ms interrupt_after_us interrupt_first".split()),
+    "switch": frozenset("context space set expect one_of timeout_ms interrupt_after_us interrupt_first".split()),
     "start": frozenset("context set timeout_ms interrupt_after_us".split()),
     "wait": frozenset("context expect one_of timeout_ms".split()),
     "parallel": frozenset("contexts set expect one_of timeout_ms interrupt_after_us".split()),

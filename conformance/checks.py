@@ -4,17 +4,22 @@ Each check starts drivers of its own. They are tier 0 with the case files of tha
 """
 
 import json
+import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from conformance.client import Driver, Message
+from conformance.leftovers import of_session
 from conformance.protocol import CAPS, PROTOCOL
 from conformance.steps import FailedError, UnsupportedError, result_of
 
 _LOOP: Final = {"x86_64": "ebfe", "aarch64": "00000014"}
 _BURST: Final = 64
 _PAGE_AT: Final = 0x10000000
+_KILLS: Final = 8
+_LEFT_SECONDS: Final = 10.0
 
 
 class Session(NamedTuple):
@@ -23,6 +28,7 @@ class Session(NamedTuple):
     driver: Driver
     hello: Message
     patience: float
+    command: Sequence[str]
 
     def ask(self, op: str, **fields: object) -> Message:
         """Return the result of an operation. Raises what an answer of another kind means."""
@@ -153,6 +159,39 @@ def end_of_input(session: Session) -> None:
     demand(status == 0, f"the driver ended with status {status} at the end of its input")
 
 
+def sudden_end(session: Session) -> None:
+    """Kill drivers while they make spaces, at moments of all kinds: none leaves a process behind (P-107)."""
+    _kill_busy(session, "")
+    for turn in range(_KILLS - 1):
+        with greeted(session.command, session.patience) as another:
+            _kill_busy(another, f"after {turn + 2} killed drivers: ", random.Random(turn).uniform(0, 0.02))
+
+
+def _kill_busy(session: Session, where: str, delay: float = 0) -> None:
+    """Kill one driver in the middle of requests. What is left of its session must vanish: no stub was told to leave it."""
+    driver = session.driver
+    code = _LOOP.get(str(session.hello["arch"]))
+    for _ in range(2):
+        space = session.ask("new_space")["space"]
+        if code is None or "async" not in session.caps():
+            continue
+        size = session.hello["page_size"]
+        session.ask("map", space=space, addr=f"{_PAGE_AT:#x}", len=size, prot="rx", src={"anon": True})
+        session.ask("write", space=space, addr=f"{_PAGE_AT:#x}", data=code)
+        ip = "rip" if session.hello["arch"] == "x86_64" else "pc"
+        context = session.ask("new_context", space=space, regs={ip: f"{_PAGE_AT:#x}"})["context"]
+        driver.send("switch", context=context, timeout_ms=60_000)
+    for _ in range(8):
+        driver.send("new_space")
+    time.sleep(delay)
+    driver.kill_alone()
+    deadline = time.monotonic() + _LEFT_SECONDS
+    while left := of_session(driver.pid):
+        alive = f"{where}{len(left)} processes outlived the driver by {_LEFT_SECONDS:g} s"
+        demand(time.monotonic() < deadline, f"{alive}: {left}")
+        time.sleep(0.01)
+
+
 class Check(NamedTuple):
     """A check: what a case is, with a function for steps. Any architecture."""
 
@@ -176,7 +215,7 @@ def greeted(command: Sequence[str], patience: float) -> Iterator[Session]:
     """Start a driver, greet it, and end it. Errors carry its last lines as ``transcript``, in their notes."""
     driver = Driver(command)
     try:
-        yield Session(driver, result_of(driver.hello(patience)), patience)
+        yield Session(driver, result_of(driver.hello(patience)), patience, command)
     except Exception as error:
         for line in transcript_of(driver):
             error.add_note(line)
@@ -200,4 +239,11 @@ CHECKS: Final = (
     Check("DRV-ASYNC-001", "requests are answered during a switch, and an interrupt ends it", together),
     Check("DRV-BYE-001", "after bye the driver ends with status 0", orderly_end),
     Check("DRV-EOF-001", "at the end of its input the driver ends with status 0", end_of_input),
+    Check(
+        "KILL-DRIVER-001",
+        "a driver that is killed leaves no process, not even one in the making",
+        sudden_end,
+        ("P-107", "S-121"),
+        tier=5,
+    ),
 )

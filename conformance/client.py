@@ -67,6 +67,16 @@ class Driver:
         self._replies: dict[int, Message] = {}
         self.recent: deque[str] = deque(maxlen=_REMEMBERED)
 
+    @property
+    def pid(self) -> int:
+        """Return the process id, which is the id of a session and of a process group, too."""
+        return self._process.pid
+
+    def kill_alone(self) -> None:
+        """Kill the driver, and nothing that it started; the rest of kill() is still to be done."""
+        self._process.kill()
+        self._process.wait()
+
     def hello(self, timeout: float) -> Message:
         """Greet, and return the whole answer. Raises as wait() does."""
         return self.call("hello", timeout, protocol=PROTOCOL, suite=SUITE)

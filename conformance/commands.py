@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 import signal
 import sys
 import time
@@ -122,7 +123,8 @@ def smoke(options: RunOptions) -> int:
     """Run tier 0 on one driver, and tell what to do next."""
     status = run(Selection(os.uname().machine, tier=0), options)
     if status == 0:
-        sys.stdout.write("It speaks the protocol. Next: run --tier 1\n")
+        again = f"python3 -m conformance run --driver {shlex.quote(shlex.join(options.driver))} --tier 1"
+        sys.stdout.write(f"It speaks the protocol. Next: {again}\n")
     return status
 
 

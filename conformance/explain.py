@@ -29,7 +29,8 @@ def explain(identity: str, arch: str) -> str:
         near = difflib.get_close_matches(identity.upper(), known, 3)
         raise SelectionError(f"there is no case {identity}" + (f"; there is {', '.join(near)}" if near else ""))
     body = _case(item) if isinstance(item, Case) else _check(item)
-    return "\n".join((*_head(item), *body)) + "\n"
+    run = ("", f"run it: python3 -m conformance run --only {item.id} --driver ...")
+    return "\n".join((*_head(item), *body, *run)) + "\n"
 
 
 def _head(item: Item) -> Iterator[str]:

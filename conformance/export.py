@@ -1,7 +1,7 @@
 """The cases as canonical JSON, for runners in other languages: one object, keys sorted, everything written out.
 
 What the TOML files leave to defaults is there; ``$code`` in mappings is replaced by the code; hex is lower case without blanks.
-Equal cases give equal bytes. See schema/cases.schema.json.
+Equal cases give equal bytes. See schemas/cases.schema.json.
 """
 
 import json

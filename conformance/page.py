@@ -1,5 +1,6 @@
 """A report as one self-contained HTML page: summary, what went wrong, statements by tier, all cases."""
 
+import datetime
 import shlex
 from html import escape
 from pathlib import Path
@@ -28,6 +29,11 @@ _ORDER: Final = (
 _LINE_CLASSES: Final = {">": "out", "<": "in", "!": "log"}
 _OPEN: Final = 3
 """How many failures show their last lines unasked."""
+_SHOWN: Final = 25
+"""How many failures are shown unasked: whoever has more than that has one mistake behind many of them."""
+
+_SIGNS: Final = {Status.FAIL: "×", Status.CRASH: "†", Status.TIMEOUT: "…", Status.ERROR: "!", Status.UNKNOWN: "?"}
+"""What a square shows besides its colour."""
 
 _PROTOCOL: Final = "(protocol)"
 
@@ -50,7 +56,10 @@ def html(report: Report) -> str:
         "legend": "".join(_legend(status, counts[status]) for status in _ORDER if counts[status]),
         "tiers": "".join(_tier(tier, report.rows) for tier in sorted({row.tier for row in report.rows})),
         "failures": _failures(bad, report),
-        "tier_heads": "".join(f"<th>{tier}</th>" for tier in TIERS),
+        "contents": _contents(bad),
+        "tier_heads": "".join(
+            f'<th scope="col" title="{escape(name)}">tier {tier}</th>' for tier, name in TIERS.items()
+        ),
         "matrix": _matrix(report.rows),
         "buttons": "".join(_button(status, counts[status]) for status in _ORDER if counts[status]),
         "cases": "".join(_case(row) for row in report.rows),
@@ -61,14 +70,22 @@ def html(report: Report) -> str:
 
 
 def _colours(status: Status) -> str:
-    name = status.value
-    return f".b-{name} {{ background: var(--{name}); }} .l-{name} {{ border-left-color: var(--{name}); }}\n"
+    return f".s-{status.value} {{ --s: var(--{status.value}); }}\n"
 
 
 def _subtitle(report: Report) -> str:
     driver, header = report.driver, report.header
     written = f"written in {driver['language']}, " if driver["language"] else ""
-    return f"{written}conformance suite {header.get('suite')}, {header.get('started')}"
+    return f"{written}conformance suite {header.get('suite')}, {_moment(str(header.get('started')))}"
+
+
+def _moment(text: str) -> str:
+    """Return a time of a report for people; anything else as it is."""
+    try:
+        moment = datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
+    except ValueError:
+        return text
+    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
 
 
 def _share(rows: tuple[Row, ...] | list[Row]) -> list[tuple[Status, int]]:
@@ -77,16 +94,16 @@ def _share(rows: tuple[Row, ...] | list[Row]) -> list[tuple[Status, int]]:
 
 
 def _bar(rows: tuple[Row, ...] | list[Row]) -> str:
-    return "".join(f'<i class="b-{status.value}" style="flex:{count}"></i>' for status, count in _share(rows))
+    return "".join(f'<i class="s-{status.value}" style="flex:{count}"></i>' for status, count in _share(rows))
 
 
 def _legend(status: Status, count: int) -> str:
-    dot = f'<i class="dot b-{status.value}"></i>'
+    dot = f'<i class="dot s-{status.value}"></i>'
     return f'<li title="{escape(MEANING[status])}">{dot}{count} {status.value}</li>'
 
 
 def _button(status: Status, count: int) -> str:
-    dot = f'<i class="dot b-{status.value}"></i>'
+    dot = f'<i class="dot s-{status.value}"></i>'
     return (
         f'<button type="button" aria-pressed="false" data-status="{status.value}">{dot}{status.value} {count}</button>'
     )
@@ -95,7 +112,7 @@ def _button(status: Status, count: int) -> str:
 def _tier(tier: int, rows: tuple[Row, ...]) -> str:
     mine = [row for row in rows if row.tier == tier]
     passed = sum(row.status is Status.PASS for row in mine)
-    head = f'<span class="of soft">{passed} of {len(mine)}</span><b>{tier}</b>'
+    head = f'<div class="head"><b>{tier}</b><span class="soft">{passed} of {len(mine)}</span></div>'
     name = escape(TIERS.get(tier, ""))
     return f'<div class="tier">{head}<p class="soft">{name}</p><div class="bar">{_bar(mine)}</div></div>'
 
@@ -107,17 +124,28 @@ def _failures(bad: list[Row], report: Report) -> str:
     # What was never run has nothing to tell but its reason, which is mostly one for all: those stand together.
     unknown = [row for row in ordered if row.status is Status.UNKNOWN]
     told = [row for row in ordered if row.status is not Status.UNKNOWN]
-    cards = "".join(_failure(row, report, index < _OPEN) for index, row in enumerate(told))
+    cards = "".join(_failure(row, report, index < _OPEN) for index, row in enumerate(told[:_SHOWN]))
+    if told[_SHOWN:]:
+        rest = "".join(_failure(row, report, False) for row in told[_SHOWN:])
+        cards += f'<details class="more"><summary>{len(told) - _SHOWN} more that are not good</summary>{rest}</details>'
     if unknown:
         names = " ".join(f'<a class="id" href="#{row.id}">{row.id}</a>' for row in unknown)
         reasons = "\n".join(sorted({row.reason for row in unknown}))
-        cards += f'<div class="case l-unknown"><h3>{_chip(Status.UNKNOWN)}{len(unknown)} cases were not run</h3>'
+        cards += f'<div class="case s-unknown"><h3>{_chip(Status.UNKNOWN)}{len(unknown)} cases were not run</h3>'
         cards += f'<div class="why">{escape(reasons)}</div>{names}</div>'
-    return f"<h2>What is not good</h2>{cards}"
+    return f'<h2 id="bad">What is not good</h2>{cards}'
+
+
+def _contents(bad: list[Row]) -> str:
+    """Return links to the page's parts."""
+    parts = {"tiers": "Tiers", "requirements": "Requirements", "all": "All cases", "run": "This run"}
+    if bad:
+        parts = {"bad": f"What is not good ({len(bad)})", **parts}
+    return "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name in parts.items())
 
 
 def _chip(status: Status) -> str:
-    return f'<span class="chip b-{status.value}">{status.value}</span>'
+    return f'<span class="chip s-{status.value}" title="{escape(MEANING[status])}">{status.value}</span>'
 
 
 def _failure(row: Row, report: Report, is_open: bool) -> str:
@@ -133,8 +161,8 @@ def _failure(row: Row, report: Report, is_open: bool) -> str:
     )
     again = escape(rerun(row.id, report))
     return (
-        f'<div class="case l-{row.status.value}">{head}{about}<div class="why"><code>{escape(row.reason)}</code></div>'
-        f"{talk}<details><summary>run it again</summary><pre>{again}</pre></details></div>"
+        f'<div class="case s-{row.status.value}">{head}{about}<div class="why"><code>{escape(row.reason)}</code></div>'
+        f"{talk}<details><summary>run it again</summary><pre class='run-again'>{again}</pre></details></div>"
     )
 
 
@@ -165,19 +193,23 @@ def _matrix(rows: tuple[Row, ...]) -> str:
     out = []
     for name in sorted(by_name, key=worst):
         cells = "".join(f"<td>{_marks(by_name[name], tier)}</td>" for tier in TIERS)
-        out.append(
-            f'<tr><td><code>{escape(name)}</code></td>{cells}<td class="text">{escape(texts.get(name, ""))}</td></tr>'
-        )
+        head = f'<code>{escape(name)}</code> <span class="soft">{escape(texts.get(name, ""))}</span>'
+        out.append(f'<tr><th scope="row">{head}</th>{cells}</tr>')
     return "".join(out)
 
 
 def _marks(rows: list[Row], tier: int) -> str:
-    return "".join(_mark(row) for row in rows if row.tier == tier)
+    mine = [row for row in rows if row.tier == tier]
+    return "".join(_mark(row) for row in sorted(mine, key=lambda row: (row.good, row.id)))
 
 
 def _mark(row: Row) -> str:
     text = escape(f"{row.id}: {row.status.value} – {row.title}")
-    return f'<a class="mark b-{row.status.value}" href="#{row.id}" title="{text}" aria-label="{text}"></a>'
+    hollow = "" if row.status is Status.PASS or not row.good else " hollow"
+    sign = _SIGNS.get(row.status, "")
+    return (
+        f'<a class="mark s-{row.status.value}{hollow}" href="#{row.id}" title="{text}" aria-label="{text}">{sign}</a>'
+    )
 
 
 def _case(row: Row) -> str:
@@ -186,7 +218,7 @@ def _case(row: Row) -> str:
     return (
         f'<tr id="{row.id}" data-status="{row.status.value}"><td>{_chip(row.status)}</td>'
         f'<td class="id">{row.id}</td><td>{row.tier}</td><td>{escape(row.level)}</td>'
-        f'<td>{escape(row.title)}{why}</td><td>{names}</td><td class="num">{row.seconds * 1000:.0f}</td></tr>'
+        f'<td class="text">{escape(row.title)}{why}</td><td>{names}</td><td class="num">{row.seconds * 1000:.0f}</td></tr>'
     )
 
 

@@ -1,4 +1,4 @@
-"""The wire protocol as tables: operations, answers, events, kinds of errors. docs/protocol.md and schema/ are written from them.
+"""The wire protocol as tables: operations, answers, events, kinds of errors. docs/protocol.md and schemas/ are written from them.
 
 The runner checks every answer against these tables (``problem_of``). Changes of meaning need another PROTOCOL number; fields
 and operations that older drivers can do without do not, since a runner asks for capabilities first.
@@ -16,6 +16,7 @@ from conformance.shapes import (
     Hex,
     Integer,
     ListOf,
+    Matching,
     Record,
     Shape,
     Table,
@@ -34,12 +35,12 @@ SPEC: Final = "2"
 
 WORD: Final = Word()
 LENGTH: Final = Either((Integer(), Word()))
-PROT: Final = Text()
+PROT: Final = Matching('letters of "rwx"', r"(?!.*(.).*\1)[rwx]*")
 SPACE: Final = Field("space", Integer(), "handle of a space")
 CONTEXT: Final = Field("context", Integer(), "handle of a context")
 ADDR: Final = Field("addr", WORD, "guest address")
 LEN: Final = Field("len", LENGTH, "bytes")
-PROTECTION: Final = Field("prot", PROT, 'letters of "rwx", each at most once; "" is no access')
+PROTECTION: Final = Field("prot", PROT, 'each at most once; "" is no access')
 REGS: Final = Field("regs", ByName(WORD), "registers by name, as in the kernel's struct user_regs_struct")
 PART: Final = Field("part", Text(1), "part of the FP state")
 COUNT: Final = Field("n", Integer(), "bytes that were transferred")
@@ -73,7 +74,10 @@ _SHORT: Final = Field(
 
 @dataclass(frozen=True)
 class Operation:
-    """A request and its result. ``event``: the answer is an event instead. ``cap``: only with this capability."""
+    """A request and its result. ``event``: the answer is an event instead. ``cap``: only with this capability.
+
+    ``open``: the result is whatever the driver has to say.
+    """
 
     name: str
     note: str
@@ -81,6 +85,7 @@ class Operation:
     result: tuple[Field, ...] = ()
     event: bool = False
     cap: str = ""
+    open: bool = False
 
     def request(self) -> Record:
         """Return the shape of a whole request."""
@@ -105,29 +110,29 @@ _SOURCE: Final = Either(
     (
         Record((Field("anon", Exactly(True), "zeros, the space's own"),), closed=True),
         Record(
-            (Field("object", Text(1), "memory that spaces share by name"), Field("offset", WORD, "page multiple")),
+            (Field("object", Text(1), "memory that spaces share by name"), Field("offset", WORD, "of a page in it")),
             closed=True,
         ),
     )
 )
 _IMPLEMENTATION: Final = Record(
     (
-        Field("name", Text(1)),
-        Field("version", Text(1)),
-        Field("language", Text(1)),
-        Field("homepage", Text(), required=False),
+        Field("name", Text(1), "of the implementation"),
+        Field("version", Text(1), "of the implementation"),
+        Field("language", Text(1), "that it is written in"),
+        Field("homepage", Text(), "where it lives", required=False),
         Field("issues", Text(), "where to tell of defects", required=False),
     )
 )
 _HELLO: Final = (
-    Field("protocol", Exactly(PROTOCOL)),
-    Field("impl", _IMPLEMENTATION),
+    Field("protocol", Exactly(PROTOCOL), "any other version is refused by an error of kind `version`"),
+    Field("impl", _IMPLEMENTATION, "who this is, all strings"),
     Field("arch", Text(1), "of guests, as `uname -m` says it"),
-    Field("page_size", Integer(1)),
-    Field("va_bits", Integer(1, 64)),
+    Field("page_size", Integer(1), "a power of two, 4096 at least"),
+    Field("va_bits", Integer(1, 64), "of addresses that guests can use"),
     Field("va_min", WORD, "guests may map `[va_min, va_max)`"),
-    Field("va_max", WORD),
-    Field("caps", ListOf(Text(1)), "capabilities; see below"),
+    Field("va_max", WORD, "at most 2 to the power of `va_bits`"),
+    Field("caps", ListOf(Text(1)), "its [capabilities](#capabilities)"),
     Field("limits", ByName(Integer()), "`map_bytes`, `objects`, `object_bytes`, `contexts`, `spaces`: what is known"),
     Field("host", ByName(Text()), "`kernel`, `cpu`"),
 )
@@ -139,9 +144,11 @@ CAPS: Final = {
     "fp.opmask": "x86-64: the 64 bytes of mask registers (AVX-512)",
     "fp.zmm": "x86-64: the 512 bytes of upper halves of ZMM0…15",
     "fp.zmm16": "x86-64: the 1024 bytes of ZMM16…31",
+    "fp.fpsimd": "arm64: fpsr, fpcr and v0…v31, 520 bytes",
     "fault.access": "`access` of a fault is what the CPU told, also where nothing is mapped; without it cases take any",
-    "x.kill_stub": "the operation of that name: fault injection",
-    "x.freeze_stub": "`x.freeze_stub` and `x.thaw_stub`",
+    "move": "`switch` takes a `space`: a context can go on in another one than it was made for",
+    "x.kill_stub": "the operation of that name: processes can be killed, to see what becomes of the guests",
+    "x.freeze_stub": "the operations `x.freeze_stub` and `x.thaw_stub`",
 }
 
 OPERATIONS: Final = {
@@ -150,15 +157,24 @@ OPERATIONS: Final = {
         Operation(
             "hello",
             "Who are you? The first request to a driver, and allowed again later.",
-            (Field("protocol", Integer()), Field("suite", Text(1), "version of the suite, for logs")),
+            (
+                Field("protocol", Integer(), "the version that the runner speaks"),
+                Field("suite", Text(1), "version of the suite, for logs"),
+            ),
             _HELLO,
         ),
         Operation("new_space", "Make an empty address space.", (), (SPACE,)),
         Operation("release_space", "Give a space back; no context of it is in a switch.", (SPACE,)),
         Operation(
             "map",
-            "Map memory in place of whatever was there. addr, len and offset are page multiples.",
-            (SPACE, ADDR, LEN, PROTECTION, Field("src", _SOURCE)),
+            "Map memory in place of whatever was there. `addr`, `len` and `offset` are page multiples.",
+            (
+                SPACE,
+                ADDR,
+                LEN,
+                PROTECTION,
+                Field("src", _SOURCE, '`{"anon": true}`: zeros of its own; or part of an object, shared'),
+            ),
         ),
         Operation("unmap", "Take a range away. Not an error where nothing is.", (SPACE, ADDR, LEN)),
         Operation(
@@ -202,7 +218,9 @@ OPERATIONS: Final = {
         Operation("release_context", "Give a context back; it is not in a switch.", (CONTEXT,)),
         Operation("get_regs", "Read all registers.", (CONTEXT,), (REGS,)),
         Operation("set_regs", "Change the registers that are named, and read all.", (CONTEXT, REGS), (REGS,)),
-        Operation("get_fp", "Read a part of the FP state.", (CONTEXT, PART), (Field("data", Hex()),)),
+        Operation(
+            "get_fp", "Read a part of the FP state.", (CONTEXT, PART), (Field("data", Hex(), "all of the part"),)
+        ),
         Operation(
             "set_fp",
             "Change a part of the FP state, from its start on.",
@@ -213,11 +231,17 @@ OPERATIONS: Final = {
             "Run guest code until something happens. Without `async` the driver serves nothing else meanwhile.",
             (
                 CONTEXT,
-                Field("timeout_ms", Integer(1, 600_000), "answer `error` of kind `timeout` then", required=False),
+                Field("space", Integer(), "go on there from now on; only with the capability `move`", required=False),
+                Field(
+                    "timeout_ms",
+                    Integer(1, 600_000),
+                    "without an event in this time: `error` of kind `timeout`",
+                    required=False,
+                ),
                 Field(
                     "interrupt_after_us",
                     Integer(),
-                    "interrupt the context then, from the driver itself",
+                    "interrupt the context then, from within the driver",
                     required=False,
                 ),
             ),
@@ -226,9 +250,8 @@ OPERATIONS: Final = {
         Operation("interrupt", "End a context's switch, or its next one at once.", (CONTEXT,)),
         Operation(
             "stats",
-            "Counters by any names. Leak cases look at `fds`, `vmas`, `rss` and `processes`, if they are there.",
-            (),
-            (),
+            "Counters by any names; which ones cases look at is told [above](#what-the-operations-mean).",
+            open=True,
         ),
         Operation(
             "x.kill_stub",
@@ -243,7 +266,12 @@ OPERATIONS: Final = {
 }
 
 _IP: Final = Field("ip", WORD, "instruction pointer, as the guest will see it when it is resumed")
-_ARCH: Final = Record((Field("trapno", Integer(), required=False), Field("err", WORD, required=False)))
+_ARCH: Final = Record(
+    (
+        Field("trapno", Integer(), "the exception's number", required=False),
+        Field("err", WORD, "its error code", required=False),
+    )
+)
 
 EVENTS: Final = {
     event.kind: event
@@ -251,16 +279,26 @@ EVENTS: Final = {
         Event(
             "syscall",
             "The guest made a system call; `ip` is behind the instruction.",
-            (Field("nr", WORD), Field("args", ListOf(WORD, 6)), _IP),
+            (
+                Field("nr", WORD, "its number, as the guest gave it: all 64 bits"),
+                Field("args", ListOf(WORD, 6), "in the order of the architecture: rdi, rsi, rdx, r10, r8, r9; x0…x5"),
+                _IP,
+            ),
         ),
         Event(
             "fault",
             "An instruction of the guest faulted; `ip` is at the instruction, or behind a trap.",
             (
-                Field("signo", Integer(1, 64)),
-                Field("code", Integer(-(1 << 31), (1 << 31) - 1), "si_code"),
-                Field("addr", WORD, "si_addr"),
-                Field("access", Choice(("r", "w", "x", "?")), "what the access was for"),
+                Field("signo", Integer(1, 64), "4 SIGILL, 5 SIGTRAP, 7 SIGBUS, 8 SIGFPE, 11 SIGSEGV"),
+                Field(
+                    "code",
+                    Integer(-(1 << 31), (1 << 31) - 1),
+                    "si_code, as Linux has it: 1 SEGV_MAPERR, 2 SEGV_ACCERR…",
+                ),
+                Field("addr", WORD, "si_addr: of the access, or of the instruction"),
+                Field(
+                    "access", Choice(("r", "w", "x", "?")), "read, write, fetch; `?` when it was none, or nobody knows"
+                ),
                 _IP,
                 Field("arch", _ARCH, "what the CPU said", required=False),
             ),
@@ -270,15 +308,18 @@ EVENTS: Final = {
             "A signal that no fault of this guest caused.",
             (
                 Field("signo", Integer(1, 64)),
-                Field("code", Integer(-(1 << 31), (1 << 31) - 1)),
-                Field("value", WORD, required=False),
+                Field("code", Integer(-(1 << 31), (1 << 31) - 1), "si_code"),
+                Field("value", WORD, "si_value, of signals that have one", required=False),
             ),
         ),
         Event("interrupted", "`interrupt` was asked for. May come without it: then it is called spurious."),
         Event(
             "death",
             "The space cannot run guests any more.",
-            (Field("reason", Text(1)), Field("detail", Text(), required=False)),
+            (
+                Field("reason", Text(1), "in a word, for programs"),
+                Field("detail", Text(), "for people", required=False),
+            ),
         ),
     )
 }
@@ -288,7 +329,13 @@ ANSWERS: Final[dict[str, tuple[Shape, str]]] = {
     "event": (Either(tuple(event.shape() for event in EVENTS.values())), "only of `switch`"),
     "error": (_ERROR, "the operation failed, and nothing was done"),
     "unsupported": (
-        Record((Field("cap", Text(1)), Field("reason", Text(1)), Field("issue", Text(), required=False))),
+        Record(
+            (
+                Field("cap", Text(1), "what is missing"),
+                Field("reason", Text(1), "why"),
+                Field("issue", Text(), required=False),
+            )
+        ),
         "neither good nor bad: this implementation or host has no such thing",
     ),
     "skipped": (

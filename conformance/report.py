@@ -1,7 +1,7 @@
 """Reports: JSON lines that are written while a run goes on, read back, and turned into other forms.
 
 The first line is the header, with the plan: so a report that ends early says which cases it lacks, and those are ``unknown``.
-The last is the footer. See schema/report.schema.json.
+The last is the footer. See schemas/report.schema.json.
 """
 
 import datetime

@@ -1,6 +1,6 @@
 """Writes what authors of drivers and runners read from the tables of protocol.py: JSON Schemas, and parts of docs/protocol.md.
 
-``python3 -m conformance.schema`` writes schema/*.json and the generated part of docs/protocol.md; ``--check`` only tells
+``python3 -m conformance.schema`` writes schemas/*.json and the generated part of docs/protocol.md; ``--check`` only tells
 whether they are up to date, by its status.
 """
 
@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Final
 
 from conformance import protocol
-from conformance.protocol import ANSWERS, CAPS, ERROR_KINDS, EVENTS, OPERATIONS, PROTOCOL
+from conformance.protocol import ANSWERS, CAPS, ERROR_KINDS, EVENTS, OPERATIONS, PROTOCOL, Operation
 from conformance.selection import LEVELS
 from conformance.shapes import ByName, Choice, Field, Hex, Integer, ListOf, Record, Table, Text
 from conformance.verdict import MEANING, Status
 
-FOLDER: Final = Path(__file__).parent / "schema"
+FOLDER: Final = Path(__file__).parent / "schemas"
 REFERENCE: Final = Path(__file__).parents[1] / "docs" / "protocol.md"
 BEGIN: Final = "<!-- Written by python3 -m conformance.schema from conformance/protocol.py: change that. -->\n"
 END: Final = "<!-- End of what is written by conformance.schema. -->\n"
-_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 _ID: Final = Text(1)
 _NAMES: Final = ListOf(Text())
@@ -71,55 +71,71 @@ _CASE: Final = Record(
 
 
 def _document(title: str, body: Table) -> str:
-    return json.dumps({"$schema": _DIALECT, "title": title, **body}, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps({"$schema": DIALECT, "title": title, **body}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _one_of(file: str, named: dict[str, Table]) -> Table:
+    """Return a schema for any of some values, each of which can be named by itself: ``file#/$defs/name``."""
+    return {"$id": file, "oneOf": [{"$ref": f"#/$defs/{name}"} for name in named], "$defs": named}
 
 
 def schemas() -> dict[str, str]:
     """Return the text of each schema file by name."""
-    requests: Table = {"oneOf": [operation.request().schema() for operation in OPERATIONS.values()]}
-    results: Table = {
-        f"result of {name}": Record(operation.result).schema()
-        for name, operation in OPERATIONS.items()
-        if not operation.event
-    }
-    answers: Table = {"oneOf": [protocol.answer_shape(name).schema() for name in ANSWERS], "$defs": results}
-    report: Table = {"oneOf": [shape.schema() for shape in (_HEADER, _ROW, _FOOTER)]}
+    requests = {name: operation.request().schema() for name, operation in OPERATIONS.items()}
+    answers = {name: protocol.answer_shape(name).schema() for name in ANSWERS}
+    results = {name: Record(operation.result).schema() for name, operation in OPERATIONS.items() if not operation.event}
+    events = {name: event.shape().schema() for name, event in EVENTS.items()}
+    lines = {"header": _HEADER.schema(), "case": _ROW.schema(), "footer": _FOOTER.schema()}
     head = (Field("suite", Text()), Field("protocol", Integer()), Field("spec", Text()))
-    cases = Record((*head, Field("cases", ListOf(_CASE)))).schema()
-    return {
-        "request.schema.json": _document(f"a request of the conformance protocol, version {PROTOCOL}", requests),
-        "answer.schema.json": _document(f"an answer of the conformance protocol, version {PROTOCOL}", answers),
-        "report.schema.json": _document("a line of a conformance report", report),
-        "cases.schema.json": _document("the cases, as python3 -m conformance export writes them", cases),
+    cases: Table = {"$id": "cases.schema.json", **Record((*head, Field("cases", ListOf(_CASE)))).schema()}
+    about = f"of the conformance protocol, version {PROTOCOL}"
+    files: dict[str, tuple[str, Table]] = {
+        "request.schema.json": (f"a request {about}", _one_of("request.schema.json", requests)),
+        "answer.schema.json": (f"an answer {about}", _one_of("answer.schema.json", answers)),
+        "event.schema.json": (f"an event {about}: the answer of switch", _one_of("event.schema.json", events)),
+        "report.schema.json": ("a line of a conformance report", _one_of("report.schema.json", lines)),
+        "cases.schema.json": ("the cases, as python3 -m conformance export writes them", cases),
+        "result.schema.json": (
+            f"results {about}, each by the name of its operation: result.schema.json#/$defs/map",
+            {"$id": "result.schema.json", "type": "object", "$defs": results},
+        ),
     }
+    return {name: _document(title, body) for name, (title, body) in files.items()}
 
 
-def _rows(fields: Sequence[Field]) -> str:
-    if not fields:
-        return "none"
-    return "<br>".join(
-        f"`{field.name}`{'' if field.required else '?'}: {field.shape.text()}{f'; {field.note}' if field.note else ''}"
+def _rows(which: str, fields: Sequence[Field]) -> list[str]:
+    """Return a row for each field of a message."""
+    return [
+        f"| {which} | `{field.name}` | {field.shape.text()}{'' if field.required else ', may be missing'} | {field.note} |\n"
         for field in fields
-    )
+    ]
+
+
+def _operation(operation: Operation) -> list[str]:
+    """Return the section of an operation."""
+    cap = f" Only with the capability `{operation.cap}`." if operation.cap else ""
+    answer = "\nAnswered by an [event](#events).\n" if operation.event else ""
+    rows = [*_rows("request", operation.fields), *_rows("result", operation.result)]
+    table = ["\n| | field | kind | meaning |\n|---|---|---|---|\n", *rows] if rows else []
+    nothing = "" if operation.result or operation.event or operation.open else "\nThe result is `{}`.\n"
+    return [f"\n### `{operation.name}`\n\n{operation.note}{cap}\n", *table, nothing, answer]
 
 
 def reference() -> str:
     """Return the generated part of docs/protocol.md."""
-    out = [
-        BEGIN,
-        f"\n## Operations (version {PROTOCOL})\n\n| operation | request, besides `id` and `op` | result |\n|---|---|---|\n",
-    ]
+    out = [BEGIN, f"\n## Operations\n\nOf version {PROTOCOL}. Each request has `id` and `op` besides.\n"]
     for operation in OPERATIONS.values():
-        result = "an event" if operation.event else _rows(operation.result)
-        note = operation.note + (f" With the capability `{operation.cap}` only." if operation.cap else "")
-        out.append(f"| `{operation.name}`<br>{note} | {_rows(operation.fields)} | {result} |\n")
-    out.append("\nA question mark: the field may be left out.\n\n## Answers\n\n| field | what it holds |\n|---|---|\n")
-    out += [
-        f"| `{name}` | {note}: {shape.text() if name != 'event' else 'see below'} |\n"
-        for name, (shape, note) in ANSWERS.items()
-    ]
-    out.append("\n## Events\n\n| `kind` | when | fields |\n|---|---|---|\n")
-    out += [f"| `{event.kind}` | {event.note} | {_rows(event.fields)} |\n" for event in EVENTS.values()]
+        out += _operation(operation)
+    out.append(
+        "\n## Answers\n\nAn answer holds, besides `id`, exactly one of:\n\n| field | what it means | and holds |\n|---|---|---|\n"
+    )
+    held = {"result": "what the operation says", "event": "one of the [events](#events)"}
+    out += [f"| `{name}` | {note} | {held.get(name, shape.text())} |\n" for name, (shape, note) in ANSWERS.items()]
+    out.append("\n## Events\n")
+    for event in EVENTS.values():
+        out.append(f"\n### `{event.kind}`\n\n{event.note}\n")
+        rows = _rows("", event.fields)
+        out += ["\n| | field | kind | meaning |\n|---|---|---|---|\n", *rows] if rows else []
     out.append("\n## Kinds of errors\n\n| `kind` | when |\n|---|---|\n")
     out += [f"| `{kind}` | {note} |\n" for kind, note in ERROR_KINDS.items()]
     out.append("\n## Capabilities\n\n| capability | what it promises |\n|---|---|\n")

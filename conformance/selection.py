@@ -16,6 +16,7 @@ from conformance.verdict import Item, Status, Verdict
 LEVELS: Final = ("must", "should", "may")
 ERRATA: Final = Path(__file__).parent / "errata.toml"
 
+_ALL_TIERS: Final = 99
 _KERNEL: Final = re.compile(r"(\d+)\.(\d+)")
 _BOUND: Final = re.compile(r"(<|<=|>|>=|==)(\d+)\.(\d+)")
 
@@ -29,7 +30,7 @@ class Selection(NamedTuple):
 
     arch: str
     only: Sequence[str] = ("*",)
-    tier: int = 99
+    tier: int = _ALL_TIERS
     level: str = "may"
 
 
@@ -49,7 +50,10 @@ def choose(selection: Selection) -> list[Item]:
         and item.level in levels
     ]
     if not chosen:
-        raise SelectionError(f"no case matches {' '.join(selection.only)} up to tier {selection.tier}")
+        bounds = [f"up to tier {selection.tier}"] if selection.tier < _ALL_TIERS else []
+        bounds += [f"of level {selection.level}"] if selection.level != LEVELS[-1] else []
+        words = " ".join((*selection.only, *bounds))
+        raise SelectionError(f"no case for {selection.arch} matches {words}: `list` shows what there is")
     return chosen
 
 

@@ -74,7 +74,8 @@ class Integer(Shape):
 
     def text(self) -> str:
         """See Shape."""
-        return "integer"
+        bounded = (self.low, self.high) != (0, 1 << 53) and self.high < 1 << 31
+        return f"integer, {self.low} to {self.high}" if bounded else "integer"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,27 @@ class Text(Shape):
     def text(self) -> str:
         """See Shape."""
         return "string"
+
+
+@dataclass(frozen=True)
+class Matching(Shape):
+    """A string that matches a regular expression as a whole. ``name`` is what people call it."""
+
+    name: str
+    pattern: str
+
+    def problem(self, value: object, where: str) -> str | None:
+        """See Shape."""
+        good = isinstance(value, str) and re.fullmatch(self.pattern, value, re.ASCII)
+        return None if good else _wrong(where, self.name, value)
+
+    def schema(self) -> Table:
+        """See Shape."""
+        return {"type": "string", "pattern": f"^{self.pattern}$"}
+
+    def text(self) -> str:
+        """See Shape."""
+        return self.name
 
 
 @dataclass(frozen=True)
@@ -206,7 +228,8 @@ class ByName(Shape):
 
     def text(self) -> str:
         """See Shape."""
-        return f"{self.item.text()}s by name"
+        text = self.item.text()
+        return f"{text if text.startswith('bytes') else f'{text}s'} by name"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from conformance.client import Driver, Message, ProtocolViolationError
 from conformance.match import Bindings, PatternError, mismatch, number, resolve, word
 
 _CHUNK: Final = 2048
+_LONG: Final = 32
+"""Bytes that can be compared by eye."""
 _FORGIVEN: Final = 1
 """Interrupts in a case that nobody sent: a signal that comes late may end a run that it was not meant for."""
 
@@ -59,6 +61,18 @@ def _without_access(pattern: object) -> object:
     if not isinstance(pattern, dict) or pattern.get("access") not in ("r", "w", "x"):
         return pattern
     return {**pattern, "access": {"in": ["r", "w", "x"]}}
+
+
+def hex_difference(wanted: object, got: object) -> str | None:
+    """Tell where long bytes in hex differ, with what stands there; None where comparing them as they are will do."""
+    if not isinstance(wanted, str) or not isinstance(got, str) or len(wanted) != len(got) or len(wanted) <= 2 * _LONG:
+        return None
+    wrong = [i for i in range(0, len(wanted), 2) if wanted[i : i + 2] != got[i : i + 2]]
+    if not wrong:
+        return None
+    part = slice(wrong[0], wrong[0] + 2 * _LONG)
+    first = f"from byte {wrong[0] // 2:#x} of {len(wanted) // 2:#x} on ({len(wrong)} differ)"
+    return f"{first}: expected {wanted[part]}…, got {got[part]}…"
 
 
 class Run:
@@ -252,6 +266,8 @@ class Run:
     def _start(self, context: object, fields: Message) -> int:
         after = fields.get("interrupt_after_us")
         extra = {} if after is None else {"interrupt_after_us": self._value(after)}
+        if "space" in fields:
+            extra["space"] = self._space(fields)
         return self._driver.send("switch", context=context, timeout_ms=self._timeout(fields), **extra)
 
     def _timeout(self, fields: Message) -> int:
@@ -311,6 +327,9 @@ class Run:
         if "expect" in fields:
             length = len(str(fields["expect"])) // 2 if "len" not in fields else fields["len"]
             data = self._call("read", space=space, addr=addr, len=length)["data"]
+            text = hex_difference(fields["expect"], data)
+            if text:
+                raise FailedError(f"{where}: memory at {addr}: {text}")
             self._expect(fields["expect"], data, f"{where}: memory at {addr}")
 
     def unmap(self, fields: Message, _where: str) -> None:

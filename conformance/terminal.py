@@ -83,11 +83,10 @@ class Screen:
             out(f"tier {tier}  {TIERS.get(tier, ''):38} {counts[Status.PASS]:3} of {len(mine):3}{rest}\n")
         left = Counter(row.reason for row in rows if row.status is Status.UNSUPPORTED)
         for reason, count in left.most_common(5):
-            out(f"        unsupported, {count} times: {reason}\n")
+            out(f"        {count} × unsupported: {reason}\n")
         counts = Counter(row.status for row in rows)
         words = ", ".join(f"{count} {status.value}" for status, count in counts.most_common())
         earned = badge((row.tier, row.status) for row in rows)
-        out(
-            f"{len(rows)} cases in {seconds:.1f} s, seed {self._seed}: {words}{f'; badge: {earned}' if earned else ''}\n"
-        )
+        cases = f"{len(rows)} case{'' if len(rows) == 1 else 's'}"
+        out(f"{cases} in {seconds:.1f} s, seed {self._seed}: {words}{f'; badge: {earned}' if earned else ''}\n")
         self._out.flush()

@@ -68,14 +68,20 @@ class Verdict(NamedTuple):
 
 
 def badge(rows: Iterable[tuple[int, Status]]) -> str:
-    """Return the badge that verdicts by tier earn; "" is none. What was not run, or skipped, earns nothing."""
+    """Return the badge that verdicts by tier earn; "" is none. What was not run, or skipped, earns nothing.
+
+    What is unsupported does not stand in the way, since hosts and implementations differ, but the badge says how much that is.
+    """
     worst: dict[int, bool] = {}
-    for tier, status in rows:
+    every = list(rows)
+    for tier, status in every:
         fine = status in (Status.PASS, Status.UNSUPPORTED, Status.KNOWN_ERRATUM)
         worst[tier] = worst.get(tier, True) and fine
-    earned = ""
+    earned, upto = "", 0
     for tier in sorted(TIERS):
         if not worst.get(tier, False):
             break
-        earned = BADGES.get(tier, earned)
-    return earned
+        if tier in BADGES:
+            earned, upto = BADGES[tier], tier
+    lacking = sum(status is Status.UNSUPPORTED and tier <= upto for tier, status in every)
+    return f"{earned}, with {lacking} unsupported" if earned and lacking else earned

@@ -104,6 +104,7 @@ class Operations:
         probe = self.platform.new_context()
         caps = [
             "async",
+            "move",
             *(["fault.access"] if self.platform.name != "ptrace" else []),
             *(f"fp.{part}" for part in state.parts(probe)),
             *faults.caps(self.platform.name),
@@ -267,6 +268,8 @@ class Operations:
     def switch(self, fields: Fields, request: int) -> None:
         """Run a context. The answer is its next event."""
         guest = self._guest(fields)
+        if fields.has("space"):
+            guest.memory = self._space(fields)
         if guest.memory not in self._spaces.values():
             raise OperationError("state", "the space of this context was released")
         timeout = fields.integer("timeout_ms", 1, _MAX_TIMEOUT_MS) if fields.has("timeout_ms") else _TIMEOUT_MS
@@ -346,7 +349,7 @@ OPERATIONS: Final = {
     "set_regs": _op(Operations.set_regs, "context regs"),
     "get_fp": _op(Operations.get_fp, "context part"),
     "set_fp": _op(Operations.set_fp, "context part data"),
-    "switch": _op(Operations.switch, "context", "timeout_ms interrupt_after_us"),
+    "switch": _op(Operations.switch, "context", "space timeout_ms interrupt_after_us"),
     "interrupt": _op(Operations.interrupt, "context"),
     "stats": _op(Operations.stats),
     "x.kill_stub": _op(Operations.kill_stub, "space part"),
