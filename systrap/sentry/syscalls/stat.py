@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
+from systrap import arch
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_PATH
 from systrap.sentry.fs import notify
@@ -22,13 +24,14 @@ _AT_NO_AUTOMOUNT: Final = 0x800
 _AT_STATX_SYNC: Final = 0x6000
 _STATX_BASIC: Final = 0x7FF
 _STATX_BTIME: Final = 0x800
-_STAT = struct.Struct("<QQQIIIIQqqqqqqqqq24x")
+_STAT: Final = arch.current().LINUX.stat
+_fields: Final = attrgetter(*_STAT.fields)
 
 
 def _pack(s: Stat) -> bytes:
-    """Return a struct stat (x86-64)."""
-    return _STAT.pack(
-        s.dev, s.ino, s.nlink, s.mode, s.uid, s.gid, 0, s.rdev, s.size, s.blksize, s.blocks,
+    """Return a struct stat."""
+    return _STAT.layout.pack(
+        *_fields(s),
         *divmod(s.atime_ns, 1_000_000_000), *divmod(s.mtime_ns, 1_000_000_000), *divmod(s.ctime_ns, 1_000_000_000),
     )  # fmt: skip
 
