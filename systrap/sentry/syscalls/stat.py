@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from systrap import arch
+from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_PATH
 from systrap.sentry.fs import notify
@@ -99,8 +100,8 @@ def _statfs(task: Task, inode: Inode | None, buffer: int) -> int:
     task.mm.write(
         buffer,
         struct.pack(
-            "<qqQQQQQiiqqq32x", magic, 4096, host.f_blocks, host.f_bfree, host.f_bavail, host.f_files, host.f_ffree,
-            0, 0, 255, 4096, 0x1020,
+            "<qqQQQQQiiqqq32x", magic, PAGE_SIZE, host.f_blocks, host.f_bfree, host.f_bavail, host.f_files, host.f_ffree,
+            0, 0, 255, PAGE_SIZE, 0x1020,
         ),
     )  # fmt: skip
     return 0
