@@ -53,8 +53,8 @@ def need_platform(platform: str) -> None:
 
 
 def need_program(name: str) -> str:
-    """Return the path of a program, or skip the test."""
-    path = shutil.which(name)
+    """Return the path of a program where both runs look for it, or skip the test."""
+    path = shutil.which(name, path=environment()["PATH"])
     if path is None:
         pytest.skip(f"{name} is not installed")
     return path
