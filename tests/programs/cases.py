@@ -119,12 +119,12 @@ SAMPLE = frozenset(
         "python3 -c",
         "bash: kill -ABRT $$",
         "bash/pipelines",
-        "bash/traps",
+        "bash/redirections",
+        "python/event_loop",
         "perl/processes",
         "perl/signals",
         "python/signals",
         "python/subprocesses",
-        "python/threads",
     )
 )
 """Names of cases that stand for all where everything is slow: each kind of program, fork and exec, threads, signals."""

@@ -4,12 +4,21 @@ import functools
 import json
 import subprocess
 import sys
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import pytest
 
+from systrap.arch import linux
+from systrap.arch.linux import Linux
+from systrap.host.sys import PAGE_SIZE
+from systrap.sentry import loader
+from systrap.sentry.fs import proc_system
 from systrap.sentry.syscalls import numbers
 from tests.programs.support import ROOT
+
+if TYPE_CHECKING:
+    from systrap.sentry.mm import MemoryManager
 
 SCRIPT = """
 import json, os, sys
@@ -94,3 +103,38 @@ def test_flags_and_frames(machine: str, flags: list[int], frame: str) -> None:
     found = tables(machine)
     assert found.flags == flags
     assert found.format == frame
+
+
+CPU = b"processor\t: 0\nBogoMIPS\t: 125.00\nFeatures\t: fp asimd aes cpuid sve sve2 bti paca\nCPU implementer\t: 0x00"
+
+
+def test_cpuinfo_tells_what_the_auxiliary_vector_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S-051: hidden features stand in neither; nothing else of the text changes, and nothing at all on x86-64."""
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine="aarch64"))
+    assert proc_system._without_hidden_features(CPU) == CPU.replace(b" cpuid sve sve2 bti", b"")
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine="x86_64"))
+    assert proc_system._without_hidden_features(CPU) == CPU
+
+
+SIZES = [(linux.X86_64, (1 << 47) - PAGE_SIZE)] + [(linux.AARCH64, 1 << bits) for bits in (39, 42, 47, 48, 52)]
+
+
+@pytest.mark.parametrize(("side", "size"), SIZES)
+@pytest.mark.parametrize("stack", [8 << 20, 1 << 38, (1 << 64) - 1])
+def test_programs_fit_into_every_address_space(
+    monkeypatch: pytest.MonkeyPatch, side: Linux, size: int, stack: int
+) -> None:
+    """20-platform §1.2: 39 to 52 bits, any limit of the stack. What is random is far smaller than what it moves in."""
+    monkeypatch.setattr(loader, "_LINUX", side)
+    limits = SimpleNamespace(soft=lambda number: stack)
+    for _ in range(50):
+        mm = SimpleNamespace(max_address=size - size // 128, limits=limits, mmap_base=0)
+        top = loader._lay_out(cast("MemoryManager", mm))
+        base = loader._pie_base(cast("MemoryManager", mm))
+        assert mm.mmap_base < top <= mm.max_address
+        assert top - mm.mmap_base >= 128 << 20
+        assert size // 16 < mm.mmap_base
+        assert base % PAGE_SIZE == mm.mmap_base % PAGE_SIZE == 0
+        assert size // 2 < base < base + (PAGE_SIZE << side.mmap_random) < mm.max_address
+        if stack <= 8 << 20:
+            assert base + (1 << 36) < mm.mmap_base
