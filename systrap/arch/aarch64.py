@@ -6,6 +6,8 @@ and our contexts share (10-stub §2.3); then the thread pointer, tpidr_el0, whic
 
 from typing import Final
 
+from systrap.arch import arm_fp, linux
+
 X0: Final = 0
 X8: Final = 8
 LR: Final = 30
@@ -42,6 +44,7 @@ class AArch64:
     """
 
     NAME: Final = "aarch64"
+    LINUX: Final = linux.AARCH64
     ELF_MACHINE: Final = 183
     REG_COUNT: Final = 35
     REG_NAMES: Final = NAMES
@@ -49,6 +52,8 @@ class AArch64:
     SP: Final = SP
     RESULT: Final = X0
     SYSCALL_NR: Final = X8
+    NUMBER_MASK: Final = _U32
+    """What of that register is the number of a system call."""
     ARGS: Final = (0, 1, 2, 3, 4, 5)
     TLS: Final = TPIDR
     VSYSCALLS: Final[dict[int, int]] = {}
@@ -67,6 +72,11 @@ class AArch64:
             regs[index] = 0
         regs[PC] = ip
         regs[SP] = sp
+
+    @staticmethod
+    def initial_fp(size: int) -> bytearray:
+        """Return the FP state a fresh program starts with, as an image of ``size`` bytes."""
+        return arm_fp.initial(size)
 
     @staticmethod
     def restart_syscall(regs: "memoryview[int]", nr: int, first_argument: int) -> None:

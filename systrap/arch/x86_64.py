@@ -6,6 +6,8 @@ thread_context and our contexts share (10-stub §2.3).
 
 from typing import Final
 
+from systrap.arch import linux, x86_fp
+
 R15: Final = 0
 R14: Final = 1
 R13: Final = 2
@@ -58,6 +60,7 @@ class X86_64:  # noqa: N801 - the architecture's name
     """
 
     NAME: Final = "x86_64"
+    LINUX: Final = linux.X86_64
     ELF_MACHINE: Final = 62
     REG_COUNT: Final = 27
     REG_NAMES: Final = NAMES
@@ -65,6 +68,8 @@ class X86_64:  # noqa: N801 - the architecture's name
     SP: Final = RSP
     RESULT: Final = RAX
     SYSCALL_NR: Final = ORIG_RAX
+    NUMBER_MASK: Final = _U64
+    """What of that register is the number of a system call: the stub has extended it."""
     ARGS: Final = (RDI, RSI, RDX, R10, R8, R9)
     TLS: Final = FS_BASE
     VSYSCALLS: Final = {0xFFFFFFFFFF600000: 96, 0xFFFFFFFFFF600400: 201, 0xFFFFFFFFFF600800: 309}
@@ -88,7 +93,15 @@ class X86_64:  # noqa: N801 - the architecture's name
         regs[ORIG_RAX] = _U64
 
     @staticmethod
-    def restart_syscall(regs: "memoryview[int]", nr: int) -> None:
-        """Make the context issue system call ``nr`` again with its arguments as they are: back over the instruction."""
+    def initial_fp(size: int) -> bytearray:
+        """Return the FP state a fresh program starts with, as an image of ``size`` bytes."""
+        return x86_fp.initial(size)
+
+    @staticmethod
+    def restart_syscall(regs: "memoryview[int]", nr: int, first_argument: int) -> None:
+        """Make the context issue system call ``nr`` again with its arguments as they are: back over the instruction.
+
+        The first argument has a register of its own here, and is left alone.
+        """
         regs[RAX] = nr
         regs[RIP] = (regs[RIP] - 2) & _U64

@@ -17,6 +17,8 @@ from typing import Final
 from systrap.host import mem
 from systrap.host.sys import NR, PAGE_SIZE, libc, syscall
 
+AT_PAGESZ: Final = 6
+AT_HWCAP: Final = 16
 AT_HWCAP2: Final = 26
 AT_MINSIGSTKSZ: Final = 51
 
@@ -63,6 +65,13 @@ class Host:
         except OSError:
             return None
         return dict(struct.iter_unpack("NN", data[: len(data) // 16 * 16])).get(key)
+
+    def stack_top(self) -> int | None:
+        """Return the last address of this process's first stack, which is near the end of the address space, or None."""
+        for line in (self.read("/proc/self/maps") or "").splitlines():
+            if line.endswith("[stack]"):
+                return int(line.partition("-")[2].split()[0], 16) - 1
+        return None
 
     def limit(self, name: str) -> int:
         """Return a soft resource limit by name ("NOFILE"); −1 is none. Raises KeyError for unknown names."""

@@ -4,85 +4,41 @@ A probe is a function of the host's facts (``probe.Host``) alone, so that every 
 ``systrap doctor`` prints the table; the run path asks for the blocking rows only when a platform could not start.
 """
 
-import enum
-import os
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
-from systrap.host.probe import AT_HWCAP2, AT_MINSIGSTKSZ, DIED, TIMED_OUT, Host
+from systrap.host.cpu_requirements import (
+    address_bits,
+    architecture,
+    arm_address_bits,
+    arm_fp_state,
+    cpuid_faulting,
+    fp_state,
+    fsgsbase,
+    page_size,
+)
+from systrap.host.findings import (
+    AARCH64,
+    BOTH,
+    MACHINES,
+    PTRACE,
+    SYSTRAP,
+    X86_64,
+    Finding,
+    Requirement,
+    Result,
+    Verdict,
+    degraded,
+    missing,
+    ok,
+    outcome,
+    version,
+)
+from systrap.host.probe import Host
 
-BOTH: Final = ("ptrace", "systrap")
-SYSTRAP: Final = ("systrap",)
-PTRACE: Final = ("ptrace",)
+__all__ = ["BOTH", "MACHINES", "REQUIREMENTS", "Result", "Verdict", "blocking", "examine", "outcome", "version"]
 
-_FPSTATE_MAX: Final = 3584 - 4
-_FRAME_WITHOUT_FP: Final = 936
+
 _ENOSYS: Final = 38
-
-
-class Verdict(enum.Enum):
-    """How a requirement fares on a host."""
-
-    OK = "ok"
-    DEGRADED = "degraded"
-    MISSING = "missing"
-
-
-class Finding(NamedTuple):
-    """What a probe found, in words; ``remedy`` says what to do when the verdict is not OK."""
-
-    verdict: Verdict
-    text: str
-    remedy: str = ""
-
-
-class Requirement(NamedTuple):
-    """One thing a host should have. MISSING keeps the platforms in ``needed_by`` from running; DEGRADED does not."""
-
-    id: str
-    protects: str
-    needed_by: tuple[str, ...]
-    probe: Callable[[Host], Finding]
-
-
-class Result(NamedTuple):
-    """A requirement together with what was found."""
-
-    requirement: Requirement
-    finding: Finding
-
-
-def ok(text: str) -> Finding:
-    """Return a finding that holds."""
-    return Finding(Verdict.OK, text)
-
-
-def degraded(text: str, remedy: str) -> Finding:
-    """Return a finding one can live with."""
-    return Finding(Verdict.DEGRADED, text, remedy)
-
-
-def missing(text: str, remedy: str) -> Finding:
-    """Return a finding that keeps platforms from running."""
-    return Finding(Verdict.MISSING, text, remedy)
-
-
-def outcome(code: int) -> str:
-    """Say what the result of an experiment means."""
-    if code == DIED:
-        return "the attempt was killed"
-    if code == TIMED_OUT:
-        return "the attempt did not end"
-    return os.strerror(code)
-
-
-def version(release: str) -> tuple[int, int]:
-    """Return (major, minor) of a kernel release; (0, 0) when it does not look like one."""
-    parts = release.split("-")[0].split(".")
-    try:
-        return int(parts[0]), int(parts[1])
-    except (ValueError, IndexError):
-        return 0, 0
 
 
 def _number(text: str | None) -> int | None:
@@ -103,16 +59,6 @@ def _inside_filter(host: Host) -> str:
     if _status(host, "Seccomp") == "2":
         return "a seccomp filter is in force around this process (a container's profile?): allow it there"
     return "look for a security module (AppArmor, SELinux) that forbids it, and at the kernel's configuration"
-
-
-def architecture(host: Host) -> Finding:
-    """Judge the machine."""
-    machine = host.uname()[1]
-    if machine == "x86_64":
-        return ok("x86_64")
-    return missing(
-        f"{machine}: the guest kernel knows the registers and frames of x86_64 only", "run on an x86-64 machine"
-    )
 
 
 def kernel(host: Host) -> Finding:
@@ -188,6 +134,8 @@ def user_dispatch(host: Host) -> Finding:
 
 def ptrace(host: Host) -> Finding:
     """Judge whether children can be traced. Yama, a container's filter and a missing capability all forbid it."""
+    if host.uname()[1] == AARCH64:
+        return missing("the platform ptrace does not know arm64 yet", "use the platform systrap")
     code = host.experiment("ptrace")
     scope = _number(host.read("/proc/sys/kernel/yama/ptrace_scope"))
     if code == 0:
@@ -224,55 +172,6 @@ def address_room(host: Host) -> Finding:
     return missing(
         f"mapping 256 GiB of sparse memory file: {outcome(code)}", "look at vm.overcommit_memory and container limits"
     )
-
-
-def page_size(host: Host) -> Finding:
-    """Judge the size of pages."""
-    size = host.auxiliary(6) or 0
-    if size != 4096:
-        return degraded(f"{size} bytes: never tried", "nothing to do")
-    return ok("4096 bytes")
-
-
-def address_bits(host: Host) -> Finding:
-    """Judge the size of user address spaces."""
-    for line in (host.read("/proc/cpuinfo") or "").splitlines():
-        if line.startswith("address sizes"):
-            return ok(line.partition(":")[2].strip())
-    return degraded("/proc/cpuinfo does not tell the address sizes", "nothing to do")
-
-
-def fp_state(host: Host) -> Finding:
-    """Judge whether the CPU's register state fits the place the stub has for it."""
-    size = host.auxiliary(AT_MINSIGSTKSZ)
-    flags = (host.read("/proc/cpuinfo") or "").split()
-    if "xsave" not in flags:
-        return degraded("no XSAVE: the old 512-byte FXSAVE image is used", "nothing to do")
-    if size is None:
-        return degraded("the kernel does not tell the size of signal frames (AT_MINSIGSTKSZ)", "Linux 5.14 tells")
-    if size - _FRAME_WITHOUT_FP > _FPSTATE_MAX:
-        return degraded(
-            f"signal frames need {size} bytes (AMX?): tile data of guests is not kept", "do not use AMX in guests"
-        )
-    return ok(f"signal frames need {size} bytes, which fits")
-
-
-def fsgsbase(host: Host) -> Finding:
-    """Judge whether user code may set FS and GS itself."""
-    if (host.auxiliary(AT_HWCAP2) or 0) & 2:
-        return ok("user code can set FS and GS")
-    return degraded("no FSGSBASE: the stub sets FS by a system call of its own", "Linux 5.9 on a CPU since 2012 has it")
-
-
-def cpuid_faulting(host: Host) -> Finding:
-    """Judge whether CPUID can be made to fault."""
-    code = host.experiment("cpuid_fault")
-    if code:
-        return degraded(
-            f"arch_prctl(ARCH_SET_CPUID): {outcome(code)}; guests see the host's CPU as it is",
-            "nothing to do; Intel CPUs since 2012 have it, AMD's since 2024, and hypervisors often hide it",
-        )
-    return ok("CPUID can be made to fault")
 
 
 def rseq(host: Host) -> Finding:
@@ -358,6 +257,9 @@ def terminal(host: Host) -> Finding:
     return ok("there is one" if host.has_terminal() else "none: no job control between host and guest, which is fine")
 
 
+_ADDRESS_BITS: Final = "the stub's place at the top of the address space is computed from it"
+_FP_STATE: Final = "guest floating point and vector registers survive a trap"
+
 REQUIREMENTS: Final = (
     Requirement("architecture", "guest code runs natively: registers and machine code must be known", BOTH, architecture),
     Requirement("kernel", "the features below came with certain versions", BOTH, kernel),
@@ -371,10 +273,12 @@ REQUIREMENTS: Final = (
     Requirement("memfd", "guest memory: one file that both stub and sentry map", BOTH, memfd),
     Requirement("address room", "the sentry sees all guest memory through one mapping", BOTH, address_room),
     Requirement("page size", "what guests map comes in pages", BOTH, page_size),
-    Requirement("address bits", "the stub's place at the top of the address space is computed from it", BOTH, address_bits),
-    Requirement("FP state", "guest floating point and vector registers survive a trap", BOTH, fp_state),
-    Requirement("FSGSBASE", "saves a system call per trap", SYSTRAP, fsgsbase),
-    Requirement("CPUID faulting", "guests see only what of the CPU is kept for them", SYSTRAP, cpuid_faulting),
+    Requirement("address bits", _ADDRESS_BITS, BOTH, address_bits, (X86_64,)),
+    Requirement("address bits", _ADDRESS_BITS, BOTH, arm_address_bits, (AARCH64,)),
+    Requirement("FP state", _FP_STATE, BOTH, fp_state, (X86_64,)),
+    Requirement("FP state", _FP_STATE, BOTH, arm_fp_state, (AARCH64,)),
+    Requirement("FSGSBASE", "saves a system call per trap", SYSTRAP, fsgsbase, (X86_64,)),
+    Requirement("CPUID faulting", "guests see only what of the CPU is kept for them", SYSTRAP, cpuid_faulting, (X86_64,)),
     Requirement("rseq", "glibc's registration must not write into guest memory", SYSTRAP, rseq),
     Requirement("mseal", "a hostile guest cannot remap the stub's code", SYSTRAP, mseal),
     Requirement("futex_waitv", "the sentry sleeps on all stubs at once", SYSTRAP, futex_waitv),
@@ -389,8 +293,10 @@ REQUIREMENTS: Final = (
 
 
 def examine(host: Host) -> list[Result]:
-    """Ask for everything."""
-    return [Result(requirement, requirement.probe(host)) for requirement in REQUIREMENTS]
+    """Ask for everything that matters on the host's machine; on an unknown one, for what matters on all."""
+    machine = host.uname()[1]
+    asked = [r for r in REQUIREMENTS if machine in r.machines or r.machines == MACHINES]
+    return [Result(requirement, requirement.probe(host)) for requirement in asked]
 
 
 def blocking(results: list[Result], platform: str) -> list[Result]:

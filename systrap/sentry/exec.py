@@ -5,7 +5,6 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from systrap import arch
-from systrap.arch import x86_fp
 from systrap.platform import PlatformError
 from systrap.sentry import exit as exits
 from systrap.sentry.clocks import watch_cpu_limit
@@ -151,5 +150,5 @@ def _become(task: Task, loaded: Loaded, argv: "list[bytes]", env: "list[bytes]")
     task.creds = task.creds.after_exec()
     context = task.context
     ARCH.start_regs(context.regs, loaded.ip, loaded.sp)
-    context.fp[:] = x86_fp.initial(len(context.fp))
+    context.fp[:] = ARCH.initial_fp(len(context.fp))
     context.full_state_changed()

@@ -9,6 +9,7 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from systrap import arch
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.mappable import Mappable
 from systrap.sentry.wait import POLLIN, POLLOUT, WaitQueue
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from systrap.sentry.epoll import Epoll
     from systrap.sentry.fs.inode import Stat
     from systrap.sentry.task import Task
+
+_LINUX = arch.current().LINUX
 
 O_ACCMODE = 0o3
 O_RDONLY = 0
@@ -30,14 +33,14 @@ O_APPEND = 0o2000
 O_NONBLOCK = 0o4000
 O_DSYNC = 0o10000
 O_ASYNC = 0o20000
-O_DIRECT = 0o40000
-O_LARGEFILE = 0o100000
-O_DIRECTORY = 0o200000
-O_NOFOLLOW = 0o400000
+O_DIRECT = _LINUX.o_direct
+O_LARGEFILE = _LINUX.o_largefile
+O_DIRECTORY = _LINUX.o_directory
+O_NOFOLLOW = _LINUX.o_nofollow
 O_NOATIME = 0o1000000
 O_CLOEXEC = 0o2000000
 O_PATH = 0o10000000
-O_TMPFILE = 0o20200000
+O_TMPFILE = 0o20000000 | O_DIRECTORY
 
 
 class OpenFile:

@@ -23,6 +23,7 @@ from systrap.sentry.errors import Interrupted, SyscallError
 from systrap.sentry.futex import Futexes
 from systrap.sentry.host_events import HostEvents
 from systrap.sentry.mm import SegvError
+from systrap.sentry.pages import PageStore
 from systrap.sentry.pma import Frames
 from systrap.sentry.signals import SIGKILL, SIGSEGV, Info, Signals
 from systrap.sentry.syscalls import load_all, numbers
@@ -35,6 +36,7 @@ from systrap.sentry.wait import Wait
 ARCH: Final = arch.current()
 _RESULT: Final = ARCH.RESULT
 _SYSCALL_NR: Final = ARCH.SYSCALL_NR
+_NUMBER_MASK: Final = ARCH.NUMBER_MASK
 _U64: Final = (1 << 64) - 1
 
 
@@ -76,6 +78,8 @@ class Kernel:
         self.log: TextIO = config.log or sys.stderr
         self.memory = MemoryFile("guest-memory")
         self.frames = Frames(self.memory)
+        self.sigreturn_page = PageStore(self.memory)
+        self.sigreturn_page.write(0, ARCH.LINUX.sigreturn)
         self.boot_time = time.time()
         self.boot_clock = time.monotonic()
         self.hostname = b"systrap"
@@ -167,7 +171,8 @@ class Kernel:
         elif task.group.exiting or task.group.stopped or task.doomed:
             # What it wanted is not done; a stopped task does it again when it goes on.
             if event is SYSCALL_EVENT:
-                ARCH.restart_syscall(task.context.regs, task.context.regs[_SYSCALL_NR])
+                regs = task.context.regs
+                ARCH.restart_syscall(regs, regs[_SYSCALL_NR], regs[ARCH.ARGS[0]])
             self.return_to_guest(task)
         elif event is SYSCALL_EVENT:
             self.serve(task)
@@ -186,7 +191,7 @@ class Kernel:
     def syscall(self, task: Task) -> None:
         """Answer the system call in a task's registers."""
         regs = task.context.regs
-        nr = regs[_SYSCALL_NR]
+        nr = regs[_SYSCALL_NR] & _NUMBER_MASK
         task.syscall_nr = nr
         self.counts[nr] += 1
         entry = TABLE.get(nr)

@@ -8,6 +8,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from systrap import arch
 from systrap.host.sys import PAGE_SIZE
 from systrap.sentry import elf
 from systrap.sentry.elf import Image, ImageError
@@ -17,6 +18,7 @@ from systrap.sentry.mm import MemoryManager
 from systrap.sentry.mm_limits import RLIMIT_STACK, DefaultLimits
 from systrap.sentry.mm_map import MAP_ANONYMOUS, MAP_DENYWRITE, MAP_FIXED, MAP_PRIVATE, page_up
 from systrap.sentry.mm_pages import PAGE_MASK
+from systrap.sentry.pages import PageStore
 from systrap.sentry.stack import StackInfo, build_stack, check_size
 from systrap.sentry.vma import PROT_EXEC, PROT_READ, PROT_WRITE, VM_GROWSDOWN, Vma
 
@@ -27,12 +29,10 @@ if TYPE_CHECKING:
 MAX_ARG_STRLEN: Final = 32 * PAGE_SIZE
 _MAX_SCRIPT_DEPTH: Final = 5
 _SCRIPT_LINE: Final = 256
-_PIE_BASE: Final = 0x555555554000
+_LINUX: Final = arch.current().LINUX
 _STACK_START_SIZE: Final = 128 << 10
 _STACK_GAP_MIN: Final = 128 << 20
-_STACK_RANDOM: Final = 22  # bits of pages
-_MMAP_RANDOM: Final = 28
-_BRK_RANDOM: Final = 13
+_BRK_RANDOM: Final = 13  # bits of pages
 
 
 class Loaded(NamedTuple):
@@ -176,6 +176,7 @@ def _load_program(
             entry = interpreter_image.entry + base
         _note_layout(mm, image, bias)
         _map_stack(mm, stack_top, image.executable_stack)
+        _map_sigreturn(mm, kernel.sigreturn_page)
         info = StackInfo(
             program.argv, env, image.headers_address + bias, image.headers_count, base, image.entry + bias, name
         )  # fmt: skip
@@ -199,11 +200,16 @@ def _parse(file: OpenFile, max_address: int) -> Image:
 
 def _lay_out(mm: MemoryManager) -> int:
     """Choose where stack and mappings go, as Linux does relative to the end of the address space; return the stack's top."""
-    top = mm.max_address - _random_pages(_STACK_RANDOM)
+    top = mm.max_address - _random_pages(_LINUX.stack_random)
     limit = mm.limits.soft(RLIMIT_STACK)
-    gap = min(max(limit, _STACK_GAP_MIN) + (PAGE_SIZE << _STACK_RANDOM), mm.max_address // 6 * 5)
-    mm.mmap_base = (mm.max_address - page_up(gap) - _random_pages(_MMAP_RANDOM)) & ~PAGE_MASK
+    gap = min(max(limit, _STACK_GAP_MIN) + (PAGE_SIZE << _LINUX.stack_random), mm.max_address // 6 * 5)
+    mm.mmap_base = (mm.max_address - page_up(gap) - _random_pages(_LINUX.mmap_random)) & ~PAGE_MASK
     return top
+
+
+def _pie_base(mm: MemoryManager) -> int:
+    """Return where programs that can be anywhere are loaded: two thirds up the address space."""
+    return (mm.max_address // 3 * 2 if _LINUX.pie_base is None else _LINUX.pie_base) & ~PAGE_MASK
 
 
 def _map_program(mm: MemoryManager, image: Image, file: OpenFile) -> int:
@@ -215,7 +221,7 @@ def _map_program(mm: MemoryManager, image: Image, file: OpenFile) -> int:
     if image.interpreter is None:
         # A dynamic linker run by hand, or static-pie: like a library.
         return _map_image(mm, image, file, None)
-    base = (_PIE_BASE + _random_pages(_MMAP_RANDOM)) & -image.align
+    base = (_pie_base(mm) + _random_pages(_LINUX.mmap_random)) & -image.align
     if base + image.high - image.low > mm.mmap_base:
         return _map_image(mm, image, file, None)
     return _map_image(mm, image, file, base - (image.low & -image.align))
@@ -266,7 +272,7 @@ def _note_layout(mm: MemoryManager, image: Image, bias: int) -> None:
     start = page_up(image.high + bias)
     if not image.fixed and image.interpreter is None:
         # Leave a program that sits among the libraries a heap that can grow.
-        start = _PIE_BASE & ~PAGE_MASK
+        start = _pie_base(mm)
     start += _random_pages(_BRK_RANDOM)
     mm.brk_start = mm.brk_end = start
     mm.data_size = max(mm.data_end - mm.data_start, 0)
@@ -277,3 +283,11 @@ def _map_stack(mm: MemoryManager, top: int, executable: bool) -> None:
     prot = PROT_READ | PROT_WRITE | (PROT_EXEC if executable else 0)
     mm.place(Vma(top - _STACK_START_SIZE, top, prot, VM_GROWSDOWN, name="[stack]"))
     mm.stack_start = top
+
+
+def _map_sigreturn(mm: MemoryManager, page: PageStore) -> None:
+    """Map the code that handlers return to, where programs leave that to the kernel. Linux has it in the vDSO."""
+    if page.size:
+        access = PROT_READ | PROT_EXEC
+        at = mm.map_area(0, Vma(0, PAGE_SIZE, access, 0, access, page, name="[sigpage]"), MAP_PRIVATE)
+        mm.sigreturn = at + _LINUX.sigreturn_entry

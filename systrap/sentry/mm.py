@@ -52,7 +52,8 @@ class MemoryManager(AdvisedMappings):
     """The address space of a process, and its parts that programs and /proc ask for.
 
     ``users``: how many processes use it (vfork, CLONE_VM): whoever adds one calls ``retain``, whoever leaves ``release``.
-    ``executable`` is the program's open file; ``arg_start`` … ``auxv`` describe the first stack.
+    ``executable`` is the program's open file; ``arg_start`` … ``auxv`` describe the first stack; ``sigreturn`` is where handlers
+    return to when the program says nothing of it, None where it must.
     """
 
     def __init__(self, platform: Platform, memory: MemoryFile, frames: Frames | None = None) -> None:
@@ -64,6 +65,7 @@ class MemoryManager(AdvisedMappings):
         self.arg_start = self.arg_end = self.env_start = self.env_end = 0
         self.code_start = self.code_end = self.data_start = self.data_end = self.stack_start = 0
         self.auxv = b""
+        self.sigreturn: int | None = None
         self.dumpable = 1
 
     # Life.
@@ -117,6 +119,7 @@ class MemoryManager(AdvisedMappings):
         child.code_start, child.code_end = self.code_start, self.code_end
         child.data_start, child.data_end, child.stack_start = self.data_start, self.data_end, self.stack_start
         child.auxv = self.auxv
+        child.sigreturn = self.sigreturn
         child.dumpable = self.dumpable
         child.set_executable(self.executable)
         return child

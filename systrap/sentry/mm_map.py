@@ -4,6 +4,7 @@ import errno
 import os
 from typing import Final
 
+from systrap import arch
 from systrap.host.sys import PAGE_SIZE
 from systrap.memory import MemoryFile
 from systrap.platform import MapRequest, Platform, UnmapRequest
@@ -34,7 +35,7 @@ MAP_SHARED_VALIDATE: Final = 0x03
 MAP_TYPE: Final = 0x0F
 MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
-MAP_32BIT: Final = 0x40
+MAP_32BIT: Final = arch.current().LINUX.map_32bit
 MAP_GROWSDOWN: Final = 0x100
 MAP_DENYWRITE: Final = 0x800
 MAP_LOCKED: Final = 0x2000

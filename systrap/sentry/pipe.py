@@ -8,6 +8,7 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.errors import SyscallError, WouldBlockError
 from systrap.sentry.file import O_ACCMODE, O_DIRECT, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY, OpenFile
 from systrap.sentry.wait import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM, WaitQueue, wait
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from systrap.sentry.task import Task
 
 PIPE_BUF: Final = 4096
-DEFAULT_CAPACITY: Final = 65536
+DEFAULT_CAPACITY: Final = 16 * PAGE_SIZE
 MAX_CAPACITY: Final = 1 << 20
 _FIONREAD: Final = 0x541B
 
@@ -195,7 +196,7 @@ class PipeEnd(OpenFile):
             raise SyscallError(errno.EINVAL)
         if size > MAX_CAPACITY:
             raise SyscallError(errno.EPERM)
-        capacity = PIPE_BUF
+        capacity = PAGE_SIZE
         while capacity < size:
             capacity *= 2
         if capacity < self.pipe.size:

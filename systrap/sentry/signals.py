@@ -57,6 +57,7 @@ DUMPS_CORE: Final = (
     | bit(SIGXFSZ) | bit(SIGSYS)
 )  # fmt: skip
 _MAX_QUEUED: Final = 4096
+_ARCH: Final = arch.current()
 
 NAMES: Final = {
     1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
@@ -338,7 +339,7 @@ class Signals:
         name = NAMES.get(info.signo, f"signal {info.signo}")
         if not bit(info.signo) & SYNCHRONOUS or info.code <= 0:
             return f"killed by {name}"
-        ip = task.context.regs[arch.current().IP]
+        ip = task.context.regs[_ARCH.IP]
         where = task.mm.describe(ip)
         at = (
             ""
@@ -373,7 +374,9 @@ class Signals:
             return
         task.restart = None
         again = action is None or kind is RestartKind.NOINTR or (kind is RestartKind.SYS and action.flags & SA_RESTART)
+        regs = task.context.regs
         if again:
-            arch.current().restart_syscall(task.context.regs, task.syscall_nr)
+            # Nothing was written to the result's register yet, so that the first argument is still there on either CPU.
+            _ARCH.restart_syscall(regs, task.syscall_nr, regs[_ARCH.ARGS[0]])
         else:
-            task.context.regs[arch.current().RESULT] = (1 << 64) - errno.EINTR
+            regs[_ARCH.RESULT] = (1 << 64) - errno.EINTR

@@ -114,10 +114,12 @@ def _auxiliary_vector(creds: "Credentials", info: StackInfo, random_at: int, pla
         host = auxiliary_vector()
     except OSError:
         host = {}
+    linux = arch.current().LINUX
+    frame = linux.signal_frame or host.get(AT_MINSIGSTKSZ, _MIN_SIGNAL_STACK)
     secure = creds.uid != creds.euid or creds.gid != creds.egid
     entries = (
-        (AT_MINSIGSTKSZ, host.get(AT_MINSIGSTKSZ, _MIN_SIGNAL_STACK)),
-        (AT_HWCAP, host.get(AT_HWCAP, 0)),
+        (AT_MINSIGSTKSZ, frame),
+        (AT_HWCAP, host.get(AT_HWCAP, 0) & linux.capabilities.hwcap),
         (AT_PAGESZ, PAGE_SIZE),
         (AT_CLKTCK, _CLOCK_TICKS),
         (AT_PHDR, info.headers_address),
@@ -132,7 +134,7 @@ def _auxiliary_vector(creds: "Credentials", info: StackInfo, random_at: int, pla
         (AT_EGID, creds.egid),
         (AT_SECURE, int(secure)),
         (AT_RANDOM, random_at),
-        (AT_HWCAP2, host.get(AT_HWCAP2, 0)),
+        (AT_HWCAP2, host.get(AT_HWCAP2, 0) & linux.capabilities.hwcap2),
         (AT_EXECFN, name_at),
         (AT_PLATFORM, platform_at),
         (AT_NULL, 0),

@@ -27,7 +27,7 @@ class Tracer:
         """Note a call that begins."""
         self._interleave(task.tid)
         regs = task.context.regs
-        nr = regs[_ARCH.SYSCALL_NR]
+        nr = regs[_ARCH.SYSCALL_NR] & _ARCH.NUMBER_MASK
         entry = TABLE.get(nr)
         name = numbers.NAMES.get(nr, f"syscall_{nr:#x}")
         count = len(entry.takes) if entry is not None else 0

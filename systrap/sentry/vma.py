@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from typing import Final
 
+from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.file import OpenFile, drop
 from systrap.sentry.intervals import IntervalSet
 from systrap.sentry.mappable import Mappable, MappingUser
@@ -21,7 +22,7 @@ VM_WIPEONFORK: Final = 0x10
 VM_NORESERVE: Final = 0x20
 VM_DONTDUMP: Final = 0x40
 
-STACK_GUARD_GAP: Final = 256 * 4096
+STACK_GUARD_GAP: Final = 256 * PAGE_SIZE
 """What Linux keeps free below an area that grows down."""
 
 # What the hardware grants for a protection: on x86 there is no write or execute without read.

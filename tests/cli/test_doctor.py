@@ -15,6 +15,16 @@ GOLDEN = Path(__file__).parent / "golden"
 
 HOSTS: dict[str, tuple[FakeHost, dict[str, str]]] = {
     "good": (FakeHost(), {"ptrace": "", "systrap": ""}),
+    "arm64": (
+        FakeHost(
+            release="6.12.48-arm64-16k",
+            machine="aarch64",
+            failing={"user_dispatch": 22},
+            files={"/proc/self/maps": "ffffc1e20000-ffffc1e50000 rw-p 00000000 00:00 0 [stack]"},
+            auxiliary={6: 16384, 16: 0x107FF, 26: 0, 51: 4720},
+        ),
+        {"systrap": ""},
+    ),
     "container": (
         FakeHost(
             release="5.10.0-28-amd64",

@@ -2,13 +2,24 @@
 
 import pytest
 
+from systrap.host.cpu_requirements import arm_signal_stack
 from systrap.host.probe import DIED, EXPERIMENTS, TIMED_OUT, Host
-from systrap.host.requirements import REQUIREMENTS, Result, Verdict, blocking, examine, outcome, version
+from systrap.host.requirements import (
+    MACHINES,
+    REQUIREMENTS,
+    Result,
+    Verdict,
+    blocking,
+    examine,
+    outcome,
+    version,
+)
+from systrap.platforms.systrap.layout import area_shape
 from tests.host.fake import FakeHost
 
 
 def finding(host: Host, name: str) -> tuple[Verdict, str, str]:
-    requirement = next(r for r in REQUIREMENTS if r.id == name)
+    requirement = next(r for r in REQUIREMENTS if r.id == name and host.uname()[1] in (*r.machines, "riscv64"))
     return tuple(requirement.probe(host))  # type: ignore[return-value]  # the three fields of a Finding
 
 
@@ -17,14 +28,23 @@ def test_a_good_host_has_no_complaints() -> None:
 
 
 def test_ids_are_unique_and_everything_is_explained() -> None:
-    assert len({r.id for r in REQUIREMENTS}) == len(REQUIREMENTS)
+    for machine in MACHINES:
+        asked = [r.id for r in REQUIREMENTS if machine in r.machines]
+        assert len(set(asked)) == len(asked)
+    assert {r.id for r in REQUIREMENTS} >= {"architecture", "page size", "FP state"}
     for requirement in REQUIREMENTS:
         assert requirement.protects
         assert requirement.needed_by
 
 
+STACK_48 = (
+    "aaaad2c50000-aaaad2d00000 r-xp 00000000 00:02 1 /bin/x\nfffff22c8000-fffff22ea000 rw-p 00000000 00:00 0 [stack]"
+)
+STACK_39 = "7ffc2c8000-7ffc2ea000 rw-p 00000000 00:00 0 [stack]"
+
 CASES: list[tuple[str, FakeHost, Verdict, str]] = [
-    ("architecture", FakeHost(machine="aarch64"), Verdict.MISSING, "aarch64"),
+    ("architecture", FakeHost(machine="aarch64"), Verdict.OK, "aarch64"),
+    ("architecture", FakeHost(machine="riscv64"), Verdict.MISSING, "riscv64"),
     ("kernel", FakeHost(release="3.10.0-1160.el7"), Verdict.MISSING, "older than 5.3"),
     ("kernel", FakeHost(release="5.10.0"), Verdict.DEGRADED, "5.10.0"),
     ("kernel", FakeHost(release="strange"), Verdict.MISSING, "strange"),
@@ -64,7 +84,18 @@ CASES: list[tuple[str, FakeHost, Verdict, str]] = [
     ("memfd", FakeHost(failing={"memfd_execute": TIMED_OUT}), Verdict.MISSING, "did not end"),
     ("address room", FakeHost(failing={"memfd_large": 12}, limits={"AS": 1 << 30}), Verdict.MISSING, "RLIMIT_AS"),
     ("address room", FakeHost(failing={"memfd_large": 12}), Verdict.MISSING, "Cannot allocate memory"),
-    ("page size", FakeHost(auxiliary={6: 65536}), Verdict.DEGRADED, "65536"),
+    ("page size", FakeHost(auxiliary={6: 65536}), Verdict.MISSING, "65536"),
+    ("page size", FakeHost(machine="aarch64", auxiliary={6: 65536}), Verdict.OK, "65536"),
+    ("page size", FakeHost(machine="aarch64", auxiliary={6: 16384}), Verdict.OK, "16384"),
+    ("address bits", FakeHost(machine="aarch64", files={"/proc/self/maps": STACK_48}), Verdict.OK, "48 bits"),
+    ("address bits", FakeHost(machine="aarch64", files={"/proc/self/maps": STACK_39}), Verdict.OK, "39 bits"),
+    ("address bits", FakeHost(machine="aarch64", files={"/proc/self/maps": None}), Verdict.DEGRADED, "does not tell"),
+    ("FP state", FakeHost(machine="aarch64", auxiliary={16: 0xFF, 51: 4720}), Verdict.OK, "4720 bytes"),
+    ("FP state", FakeHost(machine="aarch64", auxiliary={16: 0xFC, 51: 4720}), Verdict.MISSING, "no FP"),
+    ("FP state", FakeHost(machine="aarch64", auxiliary={16: 0xFF, 51: 13424}), Verdict.DEGRADED, "13424 bytes (SVE"),
+    ("FP state", FakeHost(machine="aarch64", auxiliary={16: 0xFF, 51: 13424, 6: 16384}), Verdict.OK, "13424"),
+    ("FP state", FakeHost(machine="aarch64", auxiliary={16: 0xFF, 51: 0}), Verdict.DEGRADED, "AT_MINSIGSTKSZ"),
+    ("ptrace", FakeHost(machine="aarch64"), Verdict.MISSING, "arm64"),
     ("address bits", FakeHost(files={"/proc/cpuinfo": "flags: xsave"}), Verdict.DEGRADED, "does not tell"),
     ("FP state", FakeHost(files={"/proc/cpuinfo": "flags: fpu"}), Verdict.DEGRADED, "no XSAVE"),
     ("FP state", FakeHost(auxiliary={51: 0}), Verdict.DEGRADED, "AT_MINSIGSTKSZ"),
@@ -103,6 +134,27 @@ def test_every_experiment_is_asked_for() -> None:
 
     examine(Recorder())
     assert asked == set(EXPERIMENTS)
+
+
+def test_the_room_for_frames_is_the_stubs() -> None:
+    """10-stub §4: what doctor compares with is the signal stack that stubs really have."""
+    for page in (4096, 16384, 65536):
+        assert arm_signal_stack(page) == area_shape(page).signal_stack_size
+
+
+def test_rows_of_other_machines_are_not_shown() -> None:
+    rows = {
+        machine: {r.requirement.id for r in examine(FakeHost(machine=machine))} for machine in (*MACHINES, "riscv64")
+    }
+    assert rows["x86_64"] - rows["aarch64"] == {"FSGSBASE", "CPUID faulting"}
+    assert rows["aarch64"] <= rows["x86_64"]
+    assert rows["riscv64"] == rows["aarch64"] - {"address bits", "FP state"}
+
+
+def test_a_good_arm64_host_runs_guests() -> None:
+    results = examine(FakeHost(machine="aarch64", auxiliary={16: 0xFF, 51: 4720}, files={"/proc/self/maps": STACK_48}))
+    assert blocked(results, "systrap") == []
+    assert [r.requirement.id for r in results if r.finding.verdict is not Verdict.OK] == ["ptrace"]
 
 
 def blocked(results: list[Result], platform: str) -> list[str]:

@@ -60,7 +60,7 @@ def test_restart(kernel: Kernel) -> None:
     space, context = kernel.space(guest.CALLS), kernel.context(rax=39, rdi=5)
     assert is_syscall(kernel.run(context, space))
     for _ in range(3):
-        X86_64.restart_syscall(context.regs, 39)
+        X86_64.restart_syscall(context.regs, 39, reg(context, "rdi"))
         assert is_syscall(kernel.run(context, space))
         assert (reg(context, "rax"), reg(context, "rdi"), reg(context, "rip")) == (39, 5, CODE + 2)
 

@@ -105,6 +105,30 @@ BUSYBOX = (
 )
 
 ALL = COREUTILS + SEARCHING + BASH + SCRIPTS + PERL + PYTHON
+SAMPLE = frozenset(
+    (
+        "/bin/ls -l /etc",
+        "/bin/cat /etc/passwd /etc/group",
+        "/usr/bin/sort -n",
+        "/usr/bin/id",
+        "/usr/bin/sha256sum /bin/bash",
+        "/usr/bin/timeout 0.3 /bin/sleep 30",
+        "awk",
+        "dash",
+        "perl -ne",
+        "python3 -c",
+        "bash: kill -ABRT $$",
+        "bash/pipelines",
+        "bash/redirections",
+        "python/event_loop",
+        "perl/processes",
+        "perl/signals",
+        "python/signals",
+        "python/subprocesses",
+    )
+)
+"""Names of cases that stand for all where everything is slow: each kind of program, fork and exec, threads, signals."""
+
 QUICK = tuple(
     case
     for case in ALL

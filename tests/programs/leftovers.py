@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.programs.support import SLOWNESS
+
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -37,7 +39,7 @@ def is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def nothing_left(patience: float = 5.0) -> Iterator[None]:
+def nothing_left(patience: float = 5 * SLOWNESS) -> Iterator[None]:
     """Assert that what runs inside leaves no process alive a few seconds later."""
     before = children_of(os.getpid())
     # Platforms in this process are subreapers, too, and stay it: what was set is set again in the end.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs.leftovers import children_of, is_alive, nothing_left
-from tests.programs.support import command, environment, guest, need_platform
+from tests.programs.support import TIMEOUT, command, environment, guest, need_platform
 
 FIFTY = "for i in {1..4}; do true; done; seq 2000 " + "| cat " * 48 + "| tail -1"
 
@@ -32,7 +32,7 @@ def test_killing_the_sentry_leaves_nothing(platform: str) -> None:
         stubs = children_of(child.pid)
         assert stubs
         child.kill()
-        child.wait(20)
+        child.wait(TIMEOUT)
         child.stdout.close()
     assert not [pid for pid in stubs if is_alive(pid)]
 
@@ -47,7 +47,7 @@ def test_killing_it_early_leaves_nothing() -> None:
             )
             time.sleep(0.02 * step)
             child.kill()
-            child.wait(20)
+            child.wait(TIMEOUT)
 
 
 def test_descriptors_and_stubs_do_not_pile_up() -> None:
@@ -72,7 +72,7 @@ def test_descriptors_and_stubs_do_not_pile_up() -> None:
         counts.append((descriptors, len(children_of(child.pid)), len(os.listdir(f"/proc/{child.pid}/task"))))
         child.stdin.write(b"\n")
         child.stdin.flush()
-    assert child.wait(20) == 0
+    assert child.wait(TIMEOUT) == 0
     child.stdin.close()
     child.stdout.close()
     first, last = counts
@@ -84,7 +84,7 @@ def test_descriptors_and_stubs_do_not_pile_up() -> None:
 def test_a_hundred_runs_of_true() -> None:
     with nothing_left():
         for _ in range(100):
-            assert guest("systrap", ("/bin/true",), timeout=20) == (0, b"", b"")
+            assert guest("systrap", ("/bin/true",)) == (0, b"", b"")
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import pytest
 
 from systrap.host.sys import NR
 from systrap.platforms.systrap.filters import CLONE_PROCESS, CLONE_THREAD
-from tests.programs.support import command, environment, need_platform
+from tests.programs.support import TIMEOUT, command, environment, need_platform
 
 SERVING = {NR[n] for n in ("futex", "rt_sigreturn", "sched_yield", "arch_prctl")}
 """What the handler of a thread that runs guest code may call (filter F1)."""
@@ -114,7 +114,7 @@ def test_no_guest_system_call_reaches_the_host(watcher: Watcher) -> None:
         env=environment(),
     )
     watcher.watch(child.pid)
-    out, _ = child.communicate(b"go\n", timeout=50)
+    out, _ = child.communicate(b"go\n", timeout=TIMEOUT)
     assert (child.returncode, out.split()[0]) == (0, b"hello")
     calls = parse(watcher.lines())
     assert calls.stubs
@@ -134,5 +134,5 @@ def test_the_watcher_would_see_it(watcher: Watcher) -> None:
     """The same for a native run: the test above is not blind."""
     child = subprocess.Popen(["/bin/sh", "-c", "read go; exec uname"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     watcher.watch(child.pid)
-    child.communicate(b"go\n", timeout=50)
+    child.communicate(b"go\n", timeout=TIMEOUT)
     assert 63 in parse(watcher.lines()).by_thread[child.pid]

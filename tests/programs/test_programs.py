@@ -3,8 +3,9 @@
 import shutil
 
 import pytest
+from _pytest.mark import ParameterSet
 
-from tests.programs.cases import ALL, BUSYBOX, QUICK, Case
+from tests.programs.cases import ALL, BUSYBOX, QUICK, SAMPLE, Case
 from tests.programs.support import guest, need_program, same_as_native
 
 
@@ -17,7 +18,12 @@ def run_case(platform: str, case: Case) -> None:
     same_as_native(platform, case.argv, case.stdin)
 
 
-@pytest.mark.parametrize("case", ALL, ids=ids(ALL))
+def marked(case: Case) -> ParameterSet:
+    """Return a case as a parameter, marked where it is one of the sample."""
+    return pytest.param(case, id=case.name, marks=[pytest.mark.sample] if case.name in SAMPLE else [])
+
+
+@pytest.mark.parametrize("case", [marked(case) for case in ALL])
 def test_same_as_native(case: Case) -> None:
     run_case("systrap", case)
 

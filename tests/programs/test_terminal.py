@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.programs.leftovers import is_alive
-from tests.programs.support import ROOT, command, environment, need_platform
+from tests.programs.support import ROOT, SLOWNESS, command, environment, need_platform
 
 
 class Terminal:
@@ -34,7 +34,7 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self.fd, keys)
 
-    def read_until(self, pattern: bytes, seconds: float = 20) -> bytes:
+    def read_until(self, pattern: bytes, seconds: float = 20 * SLOWNESS) -> bytes:
         """Return what came up to and with a match of ``pattern``, and drop it."""
         deadline = time.monotonic() + seconds
         while True:
@@ -52,7 +52,7 @@ class Terminal:
                 assert data, f"the end, and no {pattern!r} in {self.text!r}"
                 self.text += data
 
-    def wait(self, seconds: float = 20) -> int:
+    def wait(self, seconds: float = 20 * SLOWNESS) -> int:
         """Return the exit status, draining the output."""
         deadline = time.monotonic() + seconds
         while self.status is None:

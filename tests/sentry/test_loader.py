@@ -15,6 +15,7 @@ from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import OpenFile
 from systrap.sentry.mappable import Mappable
 from systrap.sentry.mm import MemoryManager
+from systrap.sentry.pages import PageStore
 from tests.sentry.fake_platform import PAGE, CheckedMemoryFile, FakePlatform
 from tests.sentry.test_mm_model import HostContents
 
@@ -132,7 +133,9 @@ class World:
         self.platform = FakePlatform()
         self.memory = CheckedMemoryFile(self.platform)
         creds = SimpleNamespace(uid=1, euid=0, gid=3, egid=4, groups=())
-        self.kernel = SimpleNamespace(platform=self.platform, memory=self.memory, vfs=Disk(files))
+        self.kernel = SimpleNamespace(
+            platform=self.platform, memory=self.memory, vfs=Disk(files), sigreturn_page=PageStore(self.memory)
+        )
         self.task = SimpleNamespace(mm=None, fs=SimpleNamespace(cwd=None), creds=creds)
 
     def load(self, path: str, argv: list[bytes], env: list[bytes]) -> loader.Loaded:

@@ -25,6 +25,8 @@ U64 = (1 << 64) - 1
 class Memory:
     """Guest memory for frames: one stack, nothing else."""
 
+    sigreturn = None
+
     def __init__(self) -> None:
         self.data = bytearray(SIZE)
 

@@ -9,6 +9,7 @@ import os
 import stat as stats
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.errors import SyscallError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 MAY_READ: Final = 4
 MAY_WRITE: Final = 2
 MAY_EXEC: Final = 1
-BLOCK_SIZE: Final = 4096
+BLOCK_SIZE: Final = PAGE_SIZE
 DT_BY_FORMAT: Final = {
     stats.S_IFIFO: 1,
     stats.S_IFCHR: 2,

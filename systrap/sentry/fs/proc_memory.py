@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from systrap.sentry.mm import MemoryManager
     from systrap.sentry.task import Task
 
-_TOP: Final = 1 << 47
 _FIELDS: Final = (
     "Size", "KernelPageSize", "MMUPageSize", "Rss", "Pss", "Pss_Dirty", "Shared_Clean", "Shared_Dirty", "Private_Clean",
     "Private_Dirty", "Referenced", "Anonymous", "KSM", "LazyFree", "AnonHugePages", "ShmemPmdMapped", "FilePmdMapped",
@@ -70,7 +69,7 @@ def smaps_rollup(task: "Task") -> bytes:
     if task.state is State.DEAD:
         return b""
     mm = memory_of(task)
-    present, own = _resident(mm, 0, _TOP)
+    present, own = _resident(mm, 0, mm.max_address)
     areas = mm.vmas.items
     start, end = (areas[0].start, areas[-1].end) if areas else (0, 0)
     head = f"{start:08x}-{end:08x} ---p 00000000 00:00 0".ljust(73) + "[rollup]\n"

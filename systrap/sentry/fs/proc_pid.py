@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from systrap.sentry.errors import SyscallError
-from systrap.sentry.file import OpenFile
+from systrap.sentry.file import O_LARGEFILE, OpenFile
 from systrap.sentry.fs import proc_memory, proc_status
 from systrap.sentry.fs.contents import DirectoryFile
 from systrap.sentry.fs.inode import Inode, Location, Stat
@@ -236,7 +236,7 @@ class InfoDirectory(DescriptorDirectory):
 
     def _text(self, fd: int) -> bytes:
         file = self._file(fd)
-        flags = file.flags | (0o2000000 if fd in self.task.fds.cloexec else 0) | (0 if file.pollable else 0o100000)
+        flags = file.flags | (0o2000000 if fd in self.task.fds.cloexec else 0) | (0 if file.pollable else O_LARGEFILE)
         try:
             ino = file.stat().ino
         except NotImplementedError:

@@ -4,6 +4,8 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
+from systrap import arch
+from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.fs.proc_status import HZ, uptime
 from systrap.sentry.fs.synthetic import Directory, Read, TextInode, tree
@@ -47,11 +49,25 @@ def _host_text(path: str) -> bytes:
 
 
 def cpuinfo() -> bytes:
-    """Return the host's cpuinfo for the CPUs this run may use: guests run on nothing else."""
+    """Return the host's cpuinfo for the CPUs this run may use: guests run on nothing else. Features stand there as in auxv."""
     allowed = {b"%d" % cpu for cpu in os.sched_getaffinity(0)}
     blocks = [block for block in _host_text("/proc/cpuinfo").split(b"\n\n") if block.strip()]
     kept = [block for block in blocks if block.split(b"\n", 1)[0].partition(b":")[2].strip() in allowed]
-    return b"".join(block + b"\n\n" for block in kept or blocks)
+    return b"".join(_without_hidden_features(block) + b"\n\n" for block in kept or blocks)
+
+
+def _without_hidden_features(block: bytes) -> bytes:
+    """Return a CPU's block without the features that guests are not told of."""
+    hidden = arch.current().LINUX.capabilities.hidden
+    if not hidden:
+        return block
+    lines = block.split(b"\n")
+    for index, line in enumerate(lines):
+        name, colon, words = line.partition(b":")
+        if name.strip() == b"Features":
+            shown = b"".join(b" " + word for word in words.split() if word not in hidden)
+            lines[index] = name + colon + shown
+    return b"\n".join(lines)
 
 
 def meminfo() -> bytes:
@@ -236,7 +252,7 @@ def _sysctl(system: _System) -> Directory:
                 "swappiness": _fixed("60"),
                 "vfs_cache_pressure": _fixed("100"),
                 "nr_hugepages": _fixed("0"),
-                "stack_guard_gap": _fixed(str(STACK_GUARD_GAP // 4096)),
+                "stack_guard_gap": _fixed(str(STACK_GUARD_GAP // PAGE_SIZE)),
             },
             "fs": {
                 "file-max": _fixed("9223372036854775807"),

@@ -6,6 +6,7 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.errors import SyscallError, WouldBlockError
 from systrap.sentry.file import OpenFile
 from systrap.sentry.net import options as opt
@@ -34,11 +35,10 @@ if TYPE_CHECKING:
 WRITABLE: Final = POLLOUT | POLLWRNORM | POLLWRBAND
 """What holds of a socket with room for more messages."""
 _MAY_WRITE: Final = 2
-_PAGE: Final = 4096
 _META: Final = 256
 _SHARED: Final = 320
-_MAX_HEAD: Final = {True: _PAGE - _SHARED, False: 4 * _PAGE - _SHARED}
-MAX_PIECE: Final = _PAGE - _SHARED + 32768
+_MAX_HEAD: Final = {True: PAGE_SIZE - _SHARED, False: 4 * PAGE_SIZE - _SHARED}
+MAX_PIECE: Final = PAGE_SIZE - _SHARED + 32768
 """The most bytes one piece of a stream has."""
 _NOBODY: Final = struct.pack("<3i", 0, -1, -1)
 
@@ -259,7 +259,7 @@ def _cost(length: int, stream: bool) -> int:
     Programs see them: in how much a full socket holds, and by SIOCOUTQ.
     """
     paged = max(0, length - _MAX_HEAD[stream])
-    paged = (paged + _PAGE - 1) // _PAGE * _PAGE
+    paged = (paged + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
     head = (max(0, length - paged) + 63 & ~63) + _SHARED
     return max(512, 1 << (head - 1).bit_length()) + _META + paged
 

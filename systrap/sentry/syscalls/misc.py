@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from systrap import arch
-from systrap.arch import x86_64
 from systrap.platform import PlatformError
 from systrap.sentry.clocks import watch_cpu_limit
 from systrap.sentry.errors import SyscallError
@@ -24,11 +23,6 @@ RELEASE: Final = b"6.1.0-systrap"
 """The Linux release guests see: programs look for features by it."""
 VERSION: Final = b"#1 SMP systrap"
 
-_ARCH_SET_GS: Final = 0x1001
-_ARCH_SET_FS: Final = 0x1002
-_ARCH_GET_FS: Final = 0x1003
-_ARCH_GET_GS: Final = 0x1004
-_ARCH_GET_CPUID: Final = 0x1011
 _PERSONALITY_QUERY: Final = 0xFFFFFFFF
 _MEMBARRIER_GLOBAL: Final = 1
 _MEMBARRIER_PRIVATE: Final = (8, 16)
@@ -92,26 +86,6 @@ def sys_personality(task: Task, persona: u32) -> Result:
     if persona != _PERSONALITY_QUERY:
         task.personality = persona
     return old
-
-
-@syscall("arch_prctl")
-def sys_arch_prctl(task: Task, option: i32, address: addr) -> Result:
-    """arch_prctl(2): FS is the guest's, GS is reserved for the platform (spec: upstream refuses SET_GS, too)."""
-    regs = task.context.regs
-    if option == _ARCH_SET_FS:
-        if address >= task.mm.max_address:
-            raise SyscallError(errno.EPERM)
-        regs[x86_64.FS_BASE] = address
-        return 0
-    if option == _ARCH_GET_FS:
-        task.mm.write_u64(address, regs[x86_64.FS_BASE])
-        return 0
-    if option == _ARCH_GET_GS:
-        task.mm.write_u64(address, 0)
-        return 0
-    if option == _ARCH_GET_CPUID:
-        return 1
-    raise SyscallError(errno.EPERM if option == _ARCH_SET_GS else errno.EINVAL)
 
 
 # Limits and usage.

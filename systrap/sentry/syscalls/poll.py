@@ -7,6 +7,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final
 
+from systrap import arch
 from systrap.sentry import epoll as epolls
 from systrap.sentry.clocks import MAX_SECONDS
 from systrap.sentry.errors import Interrupted, RestartKind, SyscallError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from systrap.sentry.task import Task
 
 _POLLFD = struct.Struct("<ihh")
+_EPOLL_EVENT: Final = arch.current().LINUX.epoll_event
 _READ_SET: Final = POLLIN | POLLRDNORM | POLLRDBAND | POLLHUP | POLLERR
 _WRITE_SET: Final = POLLOUT | POLLWRNORM | POLLWRBAND | POLLERR
 _EXCEPT_SET: Final = POLLPRI
@@ -247,7 +249,7 @@ def sys_epoll_ctl(task: Task, epfd: i32, operation: i32, fd: i32, event: addr) -
     file = task.fds.get(fd)
     events = data = 0
     if operation != epolls.CTL_DEL:
-        events, data = struct.unpack("<IQ", task.mm.read(event, 12))
+        events, data = _EPOLL_EVENT.unpack(task.mm.read(event, _EPOLL_EVENT.size))
     if not isinstance(instance, epolls.Epoll) or file is instance:
         raise SyscallError(errno.EINVAL)
     instance.control(operation, fd, file, events, data)
@@ -281,9 +283,9 @@ async def sys_epoll_pwait2(
 
 async def _epoll_wait(task: Task, epfd: int, address: int, count: int, seconds: float | None) -> int:
     instance = task.fds.get(epfd)
-    if not isinstance(instance, epolls.Epoll) or not 0 < count <= 0x7FFFFFFF // 12:
+    if not isinstance(instance, epolls.Epoll) or not 0 < count <= 0x7FFFFFFF // _EPOLL_EVENT.size:
         raise SyscallError(errno.EINVAL)
-    task.mm.check_range(address, count * 12, True)
+    task.mm.check_range(address, count * _EPOLL_EVENT.size, True)
     ready: list[tuple[int, int]] = []
 
     def look() -> int:
@@ -292,5 +294,5 @@ async def _epoll_wait(task: Task, epfd: int, address: int, count: int, seconds: 
 
     found = await _until(task, look, [instance.queue], seconds, interruptible=False)
     if ready:
-        task.mm.write(address, b"".join(struct.pack("<IQ", events, data) for events, data in ready))
+        task.mm.write(address, b"".join(_EPOLL_EVENT.pack(events, data) for events, data in ready))
     return found

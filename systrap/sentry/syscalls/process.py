@@ -14,6 +14,7 @@ from systrap.sentry.clone import CloneArgs
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.exec import execute
 from systrap.sentry.file import O_NONBLOCK
+from systrap.sentry.loader import MAX_ARG_STRLEN
 from systrap.sentry.pidfd import PidFile, group_of
 from systrap.sentry.signals import Info
 from systrap.sentry.syscalls.table import Result, addr, i32, syscall, u32, u64
@@ -29,14 +30,8 @@ _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _MAX_ARG_STRINGS: Final = 0x7FFFFFFF
 
 
-@syscall("clone")
-async def sys_clone(task: Task, flags: u64, stack: addr, parent_tid: addr, child_tid: addr, tls: addr) -> Result:
-    """clone(2), in x86-64's order of arguments."""
-    args = CloneArgs(flags & ~clones.CSIGNAL & 0xFFFFFFFF, flags & clones.CSIGNAL, stack, parent_tid, child_tid, tls)
-    return await _clone(task, args)
-
-
-async def _clone(task: Task, args: CloneArgs) -> int:
+async def clone(task: Task, args: CloneArgs) -> int:
+    """Make a new task, and wait for it as far as vfork(2) does; return its id."""
     child = clones.clone(task, args)
     tid = child.tid
     if args.flags & clones.CLONE_VFORK:
@@ -65,19 +60,19 @@ async def sys_clone3(task: Task, args_addr: addr, size: u64) -> Result:
     if flags & (clones.CLONE_THREAD | clones.CLONE_PARENT) and exit_signal:
         raise SyscallError(errno.EINVAL)
     sp = (stack + stack_size) & (1 << 64) - 1
-    return await _clone(task, CloneArgs(flags, exit_signal, sp, parent_tid, child_tid, tls, pidfd))
+    return await clone(task, CloneArgs(flags, exit_signal, sp, parent_tid, child_tid, tls, pidfd))
 
 
 @syscall("fork")
 async def sys_fork(task: Task) -> Result:
     """fork(2)."""
-    return await _clone(task, CloneArgs(0, exits.SIGCHLD))
+    return await clone(task, CloneArgs(0, exits.SIGCHLD))
 
 
 @syscall("vfork")
 async def sys_vfork(task: Task) -> Result:
     """vfork(2)."""
-    return await _clone(task, CloneArgs(clones.CLONE_VFORK | clones.CLONE_VM, exits.SIGCHLD))
+    return await clone(task, CloneArgs(clones.CLONE_VFORK | clones.CLONE_VM, exits.SIGCHLD))
 
 
 def _strings(task: Task, array: int) -> list[bytes]:
@@ -91,7 +86,7 @@ def _strings(task: Task, array: int) -> list[bytes]:
         if not pointer:
             return found
         try:
-            found.append(mm.read_string(pointer, 32 * 4096))
+            found.append(mm.read_string(pointer, MAX_ARG_STRLEN))
         except SyscallError as error:
             raise SyscallError(errno.E2BIG if error.errno == errno.ENAMETOOLONG else error.errno) from None
         array += 8

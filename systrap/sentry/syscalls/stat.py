@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
+from systrap import arch
+from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import O_PATH
 from systrap.sentry.fs import notify
@@ -22,13 +25,14 @@ _AT_NO_AUTOMOUNT: Final = 0x800
 _AT_STATX_SYNC: Final = 0x6000
 _STATX_BASIC: Final = 0x7FF
 _STATX_BTIME: Final = 0x800
-_STAT = struct.Struct("<QQQIIIIQqqqqqqqqq24x")
+_STAT: Final = arch.current().LINUX.stat
+_fields: Final = attrgetter(*_STAT.fields)
 
 
 def _pack(s: Stat) -> bytes:
-    """Return a struct stat (x86-64)."""
-    return _STAT.pack(
-        s.dev, s.ino, s.nlink, s.mode, s.uid, s.gid, 0, s.rdev, s.size, s.blksize, s.blocks,
+    """Return a struct stat."""
+    return _STAT.layout.pack(
+        *_fields(s),
         *divmod(s.atime_ns, 1_000_000_000), *divmod(s.mtime_ns, 1_000_000_000), *divmod(s.ctime_ns, 1_000_000_000),
     )  # fmt: skip
 
@@ -96,8 +100,8 @@ def _statfs(task: Task, inode: Inode | None, buffer: int) -> int:
     task.mm.write(
         buffer,
         struct.pack(
-            "<qqQQQQQiiqqq32x", magic, 4096, host.f_blocks, host.f_bfree, host.f_bavail, host.f_files, host.f_ffree,
-            0, 0, 255, 4096, 0x1020,
+            "<qqQQQQQiiqqq32x", magic, PAGE_SIZE, host.f_blocks, host.f_bfree, host.f_bavail, host.f_files, host.f_ffree,
+            0, 0, 255, PAGE_SIZE, 0x1020,
         ),
     )  # fmt: skip
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
+from systrap.host.sys import PAGE_SIZE
 from systrap.sentry.errors import Interrupted, QuietPipeError, SyscallError, WouldBlockError
 from systrap.sentry.eventfd import AnonymousFile
 from systrap.sentry.file import O_APPEND, O_PATH, OpenFile, drop
@@ -27,7 +28,6 @@ Segments = list[tuple[int, int]]
 CHUNK: Final = 1 << 20
 """The most bytes moved through the sentry at once."""
 
-_PAGE: Final = 4096
 _SIGPIPE: Final = 13
 _SIGXFSZ: Final = 25
 
@@ -60,7 +60,7 @@ def _writable_prefix(mm: MemoryManager, segments: Segments) -> int:
             try:
                 while at < base + length:
                     mm.check_range(at, 1, True)
-                    at = (at | _PAGE - 1) + 1
+                    at = (at | PAGE_SIZE - 1) + 1
             except SyscallError:
                 pass
             return total + at - base

@@ -1,7 +1,7 @@
 # Files made, moved, linked, listed, removed; permissions; sparse files.
 d=$(mktemp -d); cd "$d"
 echo one > a; cp a b; ln a c; ln -s a s; mkdir -p x/y/z; mv b x/y; touch -d @1000000 t; chmod 640 a; truncate -s 5000 big; touch -d @2000000 big
-ls -lR --time-style=+%s t big; stat -c '%n %s %a %h %F' a c s x big t; cat s x/y/b; rm -r x; ls; rmdir nothere
+ls -lR --time-style=+%s t big; stat -c '%n %s %a %h %F' a c s big t; stat -c '%n %a %h %F' x; cat s x/y/b; rm -r x; ls; rmdir nothere
 (umask 027; mkdir d; echo > f; stat -c %a d f; chmod u+s,g+s f; stat -c %a f; chmod 0 f; stat -c %A f)
 seq 5 | tee x > /dev/null; seq 3 | tee -a x | wc -l; cat x; echo more >> x; wc -l < x; cp x y; cmp x y; echo z >> y; cmp x y; diff x y
 mkfifo p; (seq 1000 > p) & sort -n < p | tail -1; wait; ls -l p | cut -c 1

@@ -18,7 +18,7 @@ def add(p, m=0xFFF):
     return r
 
 
-def show(tag):
+def show(tag, order=True):
     print("--", tag)
     try:
         b = os.read(fd, 65536)
@@ -26,11 +26,14 @@ def show(tag):
         print("none")
         return
     ck = {}
+    lines = []
     while b:
         wd, m, c, n = struct.unpack_from("iIII", b)
         name = b[16 : 16 + n].rstrip(b"\0")
         b = b[16 + n :]
-        print(wd, hex(m), ck.setdefault(c, len(ck)), name, n)
+        lines.append((wd, hex(m), ck.setdefault(c, len(ck)), name, n))
+    for line in lines if order else sorted(lines):
+        print(*line)
 
 
 add(d)
@@ -62,7 +65,7 @@ show("link")
 os.unlink(d + "/hard")
 show("unl hard")
 open(d + "/b", "w").close()
-show("trunc")
+show("trunc", order=False)  # Linux tells of the truncation first or of the open, by its version
 os.truncate(d + "/b", 5)
 show("truncate")
 os.unlink(d + "/b")

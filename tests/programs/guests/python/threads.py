@@ -26,7 +26,7 @@ count = 0
 
 def add() -> None:
     global count
-    for _ in range(20000):
+    for _ in range(4000):
         with lock:
             count += 1
 
