@@ -247,28 +247,31 @@ static enum verdict classify(struct sysmsg *sysmsg, s32 signo, struct thread_con
 
 /* ---- the handler ---- */
 
-/* Whether a context can be resumed without the kernel. What only the kernel can load, or tell in the right words that it cannot,
- * is left to it. */
-static bool may_resume_here(const struct thread_context *ctx)
+/*
+ * Whether a context can be resumed without the kernel. What only the kernel can load, or tell in the right words that it cannot,
+ * is left to it. So is the way out of the handler of SIGCHLD, in which SIGCHLD is blocked: only the kernel can open it again.
+ */
+static bool may_resume_here(s32 signo, const struct thread_context *ctx)
 {
-    return config_user_resume != 0 && ctx->ptregs.rip < config_stub_start && ctx->ptregs.cs == USER_CS &&
+    return config_user_resume != 0 && signo != SIGCHLD && ctx->ptregs.rip < config_stub_start && ctx->ptregs.cs == USER_CS &&
            ctx->ptregs.ss == USER_SS;
 }
 
 /*
- * Go on with this very context, as it lies in the frame: it is the guest's again. An interrupt that was dropped meanwhile counts
- * now: answers false, and the context has to be given back, interrupted before anything happened.
+ * Go on with this very context, as it lies in the frame: it is the guest's again. The same lies in memory, before the state says
+ * NONE: that is where a SIGCHLD takes it from. An interrupt that was dropped meanwhile counts now: answers false, and the context
+ * has to be given back, interrupted before anything happened.
  */
 static bool leave_to_guest(struct sysmsg *sysmsg, struct thread_context *ctx, const struct ucontext *uc, u32 thread_state)
 {
     if (thread_state != THREAD_NONE)
         return true;
+    save_registers(&ctx->ptregs, &uc->gregs);
+    ctx->ptregs.orig_rax = (u64)-1;
     store_release(&sysmsg->state, THREAD_NONE);
     if (config_user_resume == 0 || load_acquire(&ctx->interrupt) == 0)
         return true;
     store_release(&sysmsg->state, THREAD_PREP);
-    save_registers(&ctx->ptregs, &uc->gregs);
-    ctx->ptregs.orig_rax = (u64)-1;
     ctx->signo = SIGCHLD;
     ctx->siginfo.signo = SIGCHLD;
     return false;
@@ -360,7 +363,7 @@ void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 
     /* If the floating point registers were not captured, they may be those of another context. */
     ctx->fpstate_changed = live ? 0 : 1;
     ctx = switch_context(sysmsg, ctx, new_state);
-    if (may_resume_here(ctx)) {
+    if (may_resume_here(signo, ctx)) {
         if (ctx->ptregs.fs_base != fs_base)
             write_fs_base(sysmsg, ctx->ptregs.fs_base);
         resume_guest(ctx);
