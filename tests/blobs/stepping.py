@@ -21,7 +21,6 @@ _DEBUG_REGISTERS = 848
 """offsetof(struct user, u_debugreg)"""
 _DR7 = _DEBUG_REGISTERS + 7 * 8
 _EXECUTE_DR0_OR_DR1 = 1 | 4
-_RIP = x86_64.X86_64.REG_NAMES.index("rip")
 _FLAGS_MOVED = (b"\x9c", b"\x9d")
 """pushfq, popfq"""
 MANY = 20_000
@@ -55,11 +54,19 @@ class Tracer:
         found = os.WSTOPSIG(status)
         return 0 if found == signal.SIGTRAP else found
 
+    def _register(self, name: str) -> int:
+        assert self._set.read(self._tid) == 0
+        return int(struct.unpack_from("<Q", self._buffer, 8 * x86_64.X86_64.REG_NAMES.index(name))[0])
+
     @property
     def rip(self) -> int:
         """Where it stands."""
-        assert self._set.read(self._tid) == 0
-        return int(struct.unpack_from("<Q", self._buffer, 8 * _RIP)[0])
+        return self._register("rip")
+
+    @property
+    def rsp(self) -> int:
+        """Where its stack ends."""
+        return self._register("rsp")
 
     def step(self, deliver: int) -> int:
         """Execute one instruction, or enter the handler of ``deliver``; answers a signal that is to be delivered next."""

@@ -63,7 +63,7 @@ MUTANTS: Final = {
     "PANIC-POINTER": Mutant("sysmsg", (Edit("panic.c", "!is_context(ctx) ||", "(void)is_context, "),)),
     "DF-AC: DF in syshandler": Mutant("sysmsg", (Edit("x86_64/syshandler.S", "        cld\n", ""),)),
     "DF-AC: AC in syshandler": Mutant("sysmsg", (Edit("x86_64/syshandler.S", "        jc      clear_ac\n", ""),)),
-    "DF-AC: AC in the handler": Mutant("sysmsg", (Edit("x86_64/sighandler.c", "eflags & EFLAGS_AC)", "eflags & 0)"),)),
+    "DF-AC: AC in the handler": Mutant("sysmsg", (Edit("x86_64/sighandler.c", "(EFLAGS_AC | EFLAGS_NT))\n", "0)\n"),)),
     "XFEATURES": Mutant("sysmsg", (Edit("x86_64/sighandler.c", "FP_FEATURES 0xe7ull", "FP_FEATURES 0xfffffffffff9fdffull"),)),
 }  # fmt: skip
 """By the id of the defect in docs/upstream-defects.md, and what of it where there are several."""
@@ -74,7 +74,7 @@ REGIME: Final = {
     ),
     "the entry is taken for a way out": Mutant(
         "sysmsg",
-        (Edit("x86_64/sighandler.c", "uc->gregs.rip >= (u64)sighandler_begin && uc", "sighandler_begin == 0 && uc"),),
+        (Edit("x86_64/sighandler.c", "uc->gregs.rip >= (u64)sighandler_begin && uc", "sysmsg == NULL && uc"),),
     ),
     "NONE is not put back": Mutant(
         "sysmsg",
@@ -96,7 +96,7 @@ REGIME: Final = {
             Edit(
                 "x86_64/sighandler.c",
                 "    save_registers(&ctx->ptregs, &uc->gregs);\n    ctx->ptregs.orig_rax = (u64)-1;\n    store",
-                "    store",
+                "    (void)uc;\n    store",
             ),
         ),
     ),

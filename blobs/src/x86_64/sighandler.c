@@ -301,6 +301,20 @@ static bool is_internal(struct sysmsg *sysmsg, s32 signo, struct ucontext *uc, u
     return false;
 }
 
+/*
+ * Let rt_sigreturn enter die() with all signals blocked: then the kernel kills instead of entering the handler. (In a handler that
+ * blocks nothing one SIGSYS would follow another. The kernel begins at the signal stack's top again when it is full to the last
+ * hundred bytes, so that not even this would end it.)
+ */
+static void end_with_signals_blocked(const struct sysmsg *sysmsg, struct ucontext *uc)
+{
+    uc->sigmask = ~0ull;
+    uc->gregs.rip = (u64)die;
+    uc->gregs.rdi = (u64)(s64)sysmsg->err_line;
+    /* As behind a call, below the frame. */
+    uc->gregs.rsp = ((u64)uc & ~63ull) - 2 * sizeof(u64) - sizeof(u64);
+}
+
 void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 thread_state);
 void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 thread_state)
 {
@@ -315,8 +329,10 @@ void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 
         __asm__ volatile("pushfq; andq %0, (%%rsp); popfq" : : "i"(~(EFLAGS_AC | EFLAGS_NT)) : "memory", "cc");
 
     /* A panic is on its way out (see die). */
-    if (sysmsg->err != 0)
-        die(sysmsg->err_line);
+    if (sysmsg->err != 0) {
+        end_with_signals_blocked(sysmsg, uc);
+        return;
+    }
     if (sysmsg->self != (u64)sysmsg)
         PANIC(sysmsg, ERROR_BAD_SYSMSG, 0);
 
