@@ -27,12 +27,18 @@ static s64 set_action(u32 signal, const struct sigaction *action)
     return syscall6(NR_rt_sigaction, signal, (u64)action, 0, SIGSET_BYTES, 0, 0);
 }
 
-/* Every signal to its default; then the seven of the stub's handler. They stay blocked, and so do the two that the C
- * library does not let its callers block. */
+/*
+ * Every signal to its default; then the seven of the stub's handler. They stay blocked, and so do the two that the C
+ * library does not let its callers block.
+ *
+ * SIGCHLD is blocked in its own handler, whatever the flags say of the others: the sentry can send one after the other, and each
+ * would take its part of the signal stack.
+ */
 static void set_signal_actions(const struct sigaction *handler)
 {
     static const u8 handled[] = {SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGCHLD, SIGSYS};
     const struct sigaction by_default = {0, 0, 0, 0};
+    const struct sigaction interrupt = {handler->handler, handler->flags & ~SA_NODEFER, handler->restorer, handler->mask};
     const u64 all = ~0ull;
 
     check(STEP_DEFAULTS, syscall6(NR_rt_sigprocmask, SIG_SETMASK, (u64)&all, 0, SIGSET_BYTES, 0, 0));
@@ -40,7 +46,7 @@ static void set_signal_actions(const struct sigaction *handler)
         if (signal != SIGKILL && signal != SIGSTOP)
             check(STEP_DEFAULTS, set_action(signal, &by_default));
     for (u32 i = 0; i < sizeof(handled); i++)
-        check(STEP_HANDLERS, set_action(handled[i], handler));
+        check(STEP_HANDLERS, set_action(handled[i], handled[i] == SIGCHLD ? &interrupt : handler));
 }
 
 /* The child inherits the C library's registration; the first preemption after its memory is unmapped would kill it. */

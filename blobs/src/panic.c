@@ -27,9 +27,9 @@ static void report(struct sysmsg *sysmsg)
 }
 
 /*
- * Never returns. In the signal handler exit is denied by the filter F1 while SIGSYS is blocked, and the kernel kills.
- * In syshandler SIGSYS is open: the handler is entered once more, finds sysmsg.err set, and comes here again. Where nothing is
- * blocked in the handler (user_resume) it goes on so, until the alternate stack has no room for a frame: then the kernel kills.
+ * Never returns. With SIGSYS blocked, as it is in the handler, exit is denied by the filter F1 and the kernel kills. Where SIGSYS is
+ * open (in syshandler, and everywhere with user_resume) the handler is entered once more, finds sysmsg.err set, and comes here
+ * with all signals blocked.
  */
 void die(s32 line)
 {

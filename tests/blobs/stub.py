@@ -204,9 +204,11 @@ def running_stub(world: World) -> Iterator[Stub]:
 
 
 @contextlib.contextmanager
-def new_world(patching: bool = True, ring: bool = True, fsgsbase: bool = True) -> Iterator[World]:
+def new_world(
+    patching: bool = True, ring: bool = True, fsgsbase: bool = True, user_resume: bool = False
+) -> Iterator[World]:
     """Make a world, and take it away afterwards."""
-    world = World(patching, ring, fsgsbase)
+    world = World(patching, ring, fsgsbase, user_resume)
     try:
         yield world
     finally:

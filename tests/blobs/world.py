@@ -104,7 +104,9 @@ class Channel:
 class World:
     """The read-only part of every stub, mapped in this process, and the memory file."""
 
-    def __init__(self, patching: bool = True, ring: bool = True, fsgsbase: bool = True) -> None:
+    def __init__(
+        self, patching: bool = True, ring: bool = True, fsgsbase: bool = True, user_resume: bool = False
+    ) -> None:
         self.machine = Machine()
         bootstrap, sysmsg = blob.load("bootstrap"), blob.load("sysmsg")
         self.place = self._place(bootstrap, sysmsg)
@@ -121,6 +123,7 @@ class World:
                 "spinning_queue_addr": place.spinning_queue,
                 "disable_syscall_patching": int(not patching),
                 "ready_ring": place.ready_ring if ring else 0,
+                "user_resume": int(user_resume),
             }
         )
         code = mem.view(place.stub_start, place.ro_end - place.stub_start)
@@ -135,9 +138,9 @@ class World:
         self.handler = struct.pack(
             "<4Q",
             place.sysmsg + sysmsg.offset("sighandler"),
-            0x0C000004,
+            0x4C000004 if user_resume else 0x0C000004,
             place.sysmsg + sysmsg.offset("restore_rt"),
-            0x40010000,
+            0 if user_resume else 0x40010000,
         )
         self.fd = os.memfd_create("stub-test")
         self.slots = layout.slot_layout(place)

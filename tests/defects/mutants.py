@@ -63,10 +63,48 @@ MUTANTS: Final = {
     "PANIC-POINTER": Mutant("sysmsg", (Edit("panic.c", "!is_context(ctx) ||", "(void)is_context, "),)),
     "DF-AC: DF in syshandler": Mutant("sysmsg", (Edit("x86_64/syshandler.S", "        cld\n", ""),)),
     "DF-AC: AC in syshandler": Mutant("sysmsg", (Edit("x86_64/syshandler.S", "        jc      clear_ac\n", ""),)),
-    "DF-AC: AC in the handler": Mutant("sysmsg", (Edit("x86_64/sighandler.c", "eflags & EFLAGS_AC)", "eflags & 0)"),)),
+    "DF-AC: AC in the handler": Mutant("sysmsg", (Edit("x86_64/sighandler.c", "(EFLAGS_AC | EFLAGS_NT))\n", "0)\n"),)),
     "XFEATURES": Mutant("sysmsg", (Edit("x86_64/sighandler.c", "FP_FEATURES 0xe7ull", "FP_FEATURES 0xfffffffffff9fdffull"),)),
 }  # fmt: skip
 """By the id of the defect in docs/upstream-defects.md, and what of it where there are several."""
+
+REGIME: Final = {
+    "no mark at entry": Mutant(
+        "sysmsg", (Edit("x86_64/signal.S", "        movl    $SYSMSG_THREAD_PREP, SYSMSG_STATE(%rax)\n", ""),)
+    ),
+    "the entry is taken for a way out": Mutant(
+        "sysmsg",
+        (Edit("x86_64/sighandler.c", "uc->gregs.rip >= (u64)sighandler_begin && uc", "sysmsg == NULL && uc"),),
+    ),
+    "NONE is not put back": Mutant(
+        "sysmsg",
+        (
+            Edit(
+                "x86_64/sighandler.c",
+                "finds the state as it was. */\n        store_release(&sysmsg->state, THREAD_NONE);",
+                "finds PREP. */",
+            ),
+        ),
+    ),
+    "no second look": Mutant(
+        "sysmsg",
+        (Edit("x86_64/sighandler.c", "config_user_resume == 0 || load_acquire(&ctx->interrupt) == 0", "true"),),
+    ),
+    "not in memory before NONE": Mutant(
+        "sysmsg",
+        (
+            Edit(
+                "x86_64/sighandler.c",
+                "    save_registers(&ctx->ptregs, &uc->gregs);\n    ctx->ptregs.orig_rax = (u64)-1;\n    store",
+                "    (void)uc;\n    store",
+            ),
+        ),
+    ),
+    "SIGCHLD nests in its handler": Mutant(
+        "sentry", (Edit("clone_source.c", "handled[i] == SIGCHLD ? &interrupt", "SIGCHLD == 0 ? &interrupt"),)
+    ),
+}
+"""The regime user_resume with one of its means taken out (signal.S): ours, not upstream's."""
 
 
 @functools.cache
@@ -76,7 +114,7 @@ def mutant(name: str) -> blob.Image:
         build.check_compiler()
     except build.BuildError as error:
         pytest.skip(f"no mutant images: {error}")
-    image, edits = MUTANTS[name]
+    image, edits = (MUTANTS | REGIME)[name]
     sources = next(sources for sources in build.IMAGES if sources.name == image)
     arch = build.ARCHES[0]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -111,8 +149,8 @@ def loaded(name: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stub_of(name: str | None) -> Iterator[Stub]:
+def stub_of(name: str | None, user_resume: bool = False) -> Iterator[Stub]:
     """Run a stub with one sysmsg thread on a mutant, or on our own image (None)."""
-    with loaded(name), new_world() as world, running_stub(world) as stub:
+    with loaded(name), new_world(user_resume=user_resume) as world, running_stub(world) as stub:
         stub.start_thread(1)
         yield stub

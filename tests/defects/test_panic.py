@@ -6,6 +6,8 @@ import struct
 import threading
 import time
 
+import pytest
+
 from systrap.host import futex
 from systrap.platforms.systrap import abi
 from tests.blobs import guest
@@ -15,6 +17,7 @@ from tests.blobs.stub import Stub
 from tests.defects.both_ways import both_ways, demand, verdict
 from tests.defects.mutants import stub_of
 
+regimes = pytest.mark.parametrize("user_resume", [False, True], ids=["sigreturn", "user_resume"])
 PATIENCE = 10.0
 GRACE = 2.0
 """What a wake-up that was sent before its sender died may take until it is seen."""
@@ -77,9 +80,10 @@ def check_panic_wakes_the_sentry(stub: Stub) -> None:
 
 
 @both_ways
-def test_the_wake_up_of_a_panic_passes_the_filter(original: bool) -> None:
+@regimes
+def test_the_wake_up_of_a_panic_passes_the_filter(original: bool, user_resume: bool) -> None:
     """PANIC-WAKE; S-149: a wake-up with an argument that F1 denies kills its sender instead."""
-    with stub_of("PANIC-WAKE" if original else None) as stub, verdict(original):
+    with stub_of("PANIC-WAKE" if original else None, user_resume) as stub, verdict(original):
         check_panic_wakes_the_sentry(stub)
 
 
@@ -102,9 +106,10 @@ def check_panic_in_syshandler(stub: Stub) -> None:
 
 
 @both_ways
-def test_a_panic_in_syshandler_is_an_end(original: bool) -> None:
+@regimes
+def test_a_panic_in_syshandler_is_an_end(original: bool, user_resume: bool) -> None:
     """PANIC-WAKE; S-140: SIGSYS is open there, so that a denied call enters the handler again."""
-    with stub_of("PANIC-WAKE in syshandler" if original else None) as stub, verdict(original):
+    with stub_of("PANIC-WAKE in syshandler" if original else None, user_resume) as stub, verdict(original):
         check_panic_in_syshandler(stub)
 
 
@@ -128,7 +133,8 @@ def check_panic_with_a_forged_context(stub: Stub) -> None:
 
 
 @both_ways
-def test_a_panic_follows_no_forged_pointer(original: bool) -> None:
+@regimes
+def test_a_panic_follows_no_forged_pointer(original: bool, user_resume: bool) -> None:
     """PANIC-POINTER; S-054."""
-    with stub_of("PANIC-POINTER" if original else None) as stub, verdict(original):
+    with stub_of("PANIC-POINTER" if original else None, user_resume) as stub, verdict(original):
         check_panic_with_a_forged_context(stub)

@@ -247,28 +247,31 @@ static enum verdict classify(struct sysmsg *sysmsg, s32 signo, struct thread_con
 
 /* ---- the handler ---- */
 
-/* Whether a context can be resumed without the kernel. What only the kernel can load, or tell in the right words that it cannot,
- * is left to it. */
-static bool may_resume_here(const struct thread_context *ctx)
+/*
+ * Whether a context can be resumed without the kernel. What only the kernel can load, or tell in the right words that it cannot,
+ * is left to it. So is the way out of the handler of SIGCHLD, in which SIGCHLD is blocked: only the kernel can open it again.
+ */
+static bool may_resume_here(s32 signo, const struct thread_context *ctx)
 {
-    return config_user_resume != 0 && ctx->ptregs.rip < config_stub_start && ctx->ptregs.cs == USER_CS &&
+    return config_user_resume != 0 && signo != SIGCHLD && ctx->ptregs.rip < config_stub_start && ctx->ptregs.cs == USER_CS &&
            ctx->ptregs.ss == USER_SS;
 }
 
 /*
- * Go on with this very context, as it lies in the frame: it is the guest's again. An interrupt that was dropped meanwhile counts
- * now: answers false, and the context has to be given back, interrupted before anything happened.
+ * Go on with this very context, as it lies in the frame: it is the guest's again. The same lies in memory, before the state says
+ * NONE: that is where a SIGCHLD takes it from. An interrupt that was dropped meanwhile counts now: answers false, and the context
+ * has to be given back, interrupted before anything happened.
  */
 static bool leave_to_guest(struct sysmsg *sysmsg, struct thread_context *ctx, const struct ucontext *uc, u32 thread_state)
 {
     if (thread_state != THREAD_NONE)
         return true;
+    save_registers(&ctx->ptregs, &uc->gregs);
+    ctx->ptregs.orig_rax = (u64)-1;
     store_release(&sysmsg->state, THREAD_NONE);
     if (config_user_resume == 0 || load_acquire(&ctx->interrupt) == 0)
         return true;
     store_release(&sysmsg->state, THREAD_PREP);
-    save_registers(&ctx->ptregs, &uc->gregs);
-    ctx->ptregs.orig_rax = (u64)-1;
     ctx->signo = SIGCHLD;
     ctx->siginfo.signo = SIGCHLD;
     return false;
@@ -298,6 +301,20 @@ static bool is_internal(struct sysmsg *sysmsg, s32 signo, struct ucontext *uc, u
     return false;
 }
 
+/*
+ * Let rt_sigreturn enter die() with all signals blocked: then the kernel kills instead of entering the handler. (In a handler that
+ * blocks nothing one SIGSYS would follow another. The kernel begins at the signal stack's top again when it is full to the last
+ * hundred bytes, so that not even this would end it.)
+ */
+static void end_with_signals_blocked(const struct sysmsg *sysmsg, struct ucontext *uc)
+{
+    uc->sigmask = ~0ull;
+    uc->gregs.rip = (u64)die;
+    uc->gregs.rdi = (u64)(s64)sysmsg->err_line;
+    /* As behind a call, below the frame. */
+    uc->gregs.rsp = ((u64)uc & ~63ull) - 2 * sizeof(u64) - sizeof(u64);
+}
+
 void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 thread_state);
 void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 thread_state)
 {
@@ -312,8 +329,10 @@ void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 
         __asm__ volatile("pushfq; andq %0, (%%rsp); popfq" : : "i"(~(EFLAGS_AC | EFLAGS_NT)) : "memory", "cc");
 
     /* A panic is on its way out (see die). */
-    if (sysmsg->err != 0)
-        die(sysmsg->err_line);
+    if (sysmsg->err != 0) {
+        end_with_signals_blocked(sysmsg, uc);
+        return;
+    }
     if (sysmsg->self != (u64)sysmsg)
         PANIC(sysmsg, ERROR_BAD_SYSMSG, 0);
 
@@ -360,7 +379,7 @@ void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 
     /* If the floating point registers were not captured, they may be those of another context. */
     ctx->fpstate_changed = live ? 0 : 1;
     ctx = switch_context(sysmsg, ctx, new_state);
-    if (may_resume_here(ctx)) {
+    if (may_resume_here(signo, ctx)) {
         if (ctx->ptregs.fs_base != fs_base)
             write_fs_base(sysmsg, ctx->ptregs.fs_base);
         resume_guest(ctx);

@@ -98,7 +98,9 @@ class _Shared:
             self.patching,
             guest.HANDLER_FLAGS,
             code.has_rdpid,
-            guest.USER_RESUME and not options.disable_user_resume,
+            guest.USER_RESUME
+            and not options.disable_user_resume
+            and stub.signals_can_nest(self.machine.fp_len(self.arch_state)),
         )
         stub_image = stub.build(blob.load("bootstrap"), sysmsg, settings, self.max_threads)
         memory = MemoryFile("systrap-memory")

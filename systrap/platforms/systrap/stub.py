@@ -23,6 +23,10 @@ _SIGACTION_FLAGS: Final = 0x0C000004
 _SIGACTION_MASK: Final = 0x40010000
 """SIGCHLD and SIGSYS are blocked in the handler (S-030)."""
 _SA_NODEFER: Final = 0x40000000
+_NESTED: Final = 3
+"""So many signals can lie on a signal stack with ``user_resume``: a system call, the fault of a probe, SIGCHLD."""
+_FRAME: Final = 1024
+"""What a signal takes of the stack besides the FP state, with what the handler takes: about 800 bytes, see sighandler.c."""
 
 
 class StubImage(NamedTuple):
@@ -41,7 +45,8 @@ class Settings(NamedTuple):
 
     ``deep_sleep``: how long a stub thread spins, in ticks of the counter (S-073). ``patching``: it may ask for call sites
     to be patched. ``handler_flags``: flags of the signal handler besides those that it has on every CPU. ``rdpid``: the CPU has
-    that instruction. ``user_resume``: guests are loaded without rt_sigreturn, the handler blocks no signal (docs/images.md).
+    that instruction. ``user_resume``: guests are loaded without rt_sigreturn, the handler blocks no signal (docs/images.md);
+    only where signals_can_nest().
     """
 
     arch_state: tuple[int, ...]
@@ -50,6 +55,11 @@ class Settings(NamedTuple):
     handler_flags: int
     rdpid: bool = False
     user_resume: bool = False
+
+
+def signals_can_nest(fp_len: int) -> bool:
+    """Tell whether a thread's signal stack has room for all signals that can nest where the handler blocks none."""
+    return _NESTED * (fp_len + _FRAME) <= layout.area_shape(PAGE_SIZE).signal_stack_size
 
 
 def build(bootstrap: Image, sysmsg: Image, settings: Settings, max_threads: int) -> StubImage:
