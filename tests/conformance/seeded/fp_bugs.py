@@ -12,13 +12,13 @@ STATE: Final = "systrap/cli/driver_state.py"
 _COPY: Final = "    copy_bytes(ctx->fpstate, (const void *)uc->fpregs, config_arch_state.fp_len);\n"
 
 
-def _bug(identity: str, what: str, file: str, ours: str, seeded: str, *caught_by: str) -> Mutant:
-    return Mutant(identity, what, (Edit(file, ours, seeded),), caught_by)
+def _bug(identity: str, what: str, file: str, ours: str, seeded: str) -> Mutant:
+    return Mutant(identity, what, (Edit(file, ours, seeded),))
 
 
-def _lost(identity: str, what: str, code: str, *caught_by: str) -> Mutant:
+def _lost(identity: str, what: str, code: str) -> Mutant:
     """Return a mutant that damages the saved state by a line of C."""
-    return _bug(identity, what, HANDLER, _COPY, _COPY + f"    {code}\n", *caught_by)
+    return _bug(identity, what, HANDLER, _COPY, _COPY + f"    {code}\n")
 
 
 MUTANTS: Final = (
@@ -43,12 +43,8 @@ MUTANTS: Final = (
     _bug("fp-stale", "FP state that the host reads is that of the first event", CONTEXT,
          "        if self._pull and self.slot is not None:\n            self.fp[:]",
          "        if self._pull and self.slot is not None and self.events < 2:\n            self.fp[:]"),
-    _bug("fp-move", "FP state stays behind when a context changes its space", CONTEXT,
-         "        if self.slot is not None:\n            self.pull_full_state()\n        slot = space.bind(self)",
-         "        slot = space.bind(self)"),
-    _bug("fp-new-inherits", "a fresh context inherits the FP registers of whoever ran before", CONTEXT,
-         "        self._restore = True\n        self._pull = False\n        self._asleep = True\n",
-         "        self._restore = False\n        self._pull = False\n        self._asleep = True\n"),
+    _bug("fp-new-inherits", "the FP state of a context that enters its space first is not loaded", CONTEXT,
+         "        self.space = space\n        self._restore = True\n", "        self.space = space\n        self._restore = False\n"),
     _bug("fp-unsanitized", "FP images are loaded as they are", CONTEXT, "            self.FP.sanitize(self.fp)\n", ""),
     _bug("fp-mask-call", "patched calls save the legacy part only", CALLS,
          "        mov     $XSAVE_MASK_LOW, %eax\n        xor     %edx, %edx\n        mov     __export_arch_state",

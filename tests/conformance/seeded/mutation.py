@@ -41,7 +41,7 @@ class Edit(NamedTuple):
 class Mutant(NamedTuple):
     """A seeded bug.
 
-    ``caught_by``: cases that fail because of it, each of them, every time. ``control``: cases that pass all the same, so that a
+    ``caught_by``: cases that fail because of it, each of them, every time (from expected.py). ``control``: cases that pass all the same, so that a
     mutant which breaks everything counts as nothing. ``switches``: the driver's. ``chance``: whether it shows depends on
     timing; delays at chosen points are among its edits, and it must be found in ten runs out of ten.
     """
@@ -49,7 +49,7 @@ class Mutant(NamedTuple):
     id: str
     what: str
     edits: tuple[Edit, ...]
-    caught_by: tuple[str, ...]
+    caught_by: tuple[str, ...] = ()
     switches: tuple[str, ...] = ()
     control: tuple[str, ...] = ("SMOKE-CALL-001",)
     chance: bool = False

@@ -14,14 +14,13 @@ READY: Final = "blobs/src/next_ready.c"
 KICK: Final = "blobs/src/kick.c"
 
 
-def _bug(identity: str, what: str, file: str, ours: str, seeded: str, *caught_by: str) -> Mutant:
-    return Mutant(identity, what, (Edit(file, ours, seeded),), caught_by)
+def _bug(identity: str, what: str, file: str, ours: str, seeded: str) -> Mutant:
+    return Mutant(identity, what, (Edit(file, ours, seeded),))
 
 
 MUTANTS: Final = (
     _bug("call-r14-unsaved", "a patched call does not save r14", CALLS, "        mov     %r14, CTX_R14(%rcx)\n", ""),
     _bug("call-rbx-lost", "a patched call does not restore rbx", CALLS, "        mov     CTX_RBX(%rcx), %rbx\n", ""),
-    _bug("call-r11-lost", "a patched call loses r11", CALLS, "        mov     CTX_R11(%rcx), %r11\n", ""),
     _bug("call-r8-r9", "a patched call swaps its last two arguments", CALLS,
          "        mov     %r9, CTX_R9(%rcx)\n        mov     %r8, CTX_R8(%rcx)",
          "        mov     %r8, CTX_R9(%rcx)\n        mov     %r9, CTX_R8(%rcx)"),
@@ -63,12 +62,8 @@ MUTANTS: Final = (
          "    return threads < block->max_threads && threads < contexts;", "    return threads == 0;"),
     _bug("no-bell", "the stub never rings: a sentry that sleeps is not woken", GIVE,
          "    if (load_acquire(&ring->waiting) == 0)\n", "    if (load_acquire(&ring->waiting) < 2)\n"),
-    _bug("first-space-first", "the space that was served last is looked at first", READY,
-         "            block->next_space = index + 1;", "            block->next_space = index;"),
     _bug("panic-instead", "the stub gives up at context numbers above 63", QUEUE, "    if (id > MAX_CONTEXT_ID)", "    if (id > 63)"),
     _bug("ring-wraps-short", "the ready ring is read as if it had half its entries", READY,
          "load_acquire(&space->ring->slots[space->head % RING_ENTRIES])",
          "load_acquire(&space->ring->slots[space->head % (RING_ENTRIES / 2)])"),
-    _bug("active-contexts", "contexts that came back are counted as waiting", GIVE,
-         "    fetch_sub(&context_queue()->num_active_contexts, 1);\n", ""),
 )  # fmt: skip
