@@ -142,6 +142,7 @@ CAPS: Final = {
     "fault.access": "`access` of a fault is what the CPU told, also where nothing is mapped; without it cases take any",
     "x.kill_stub": "the operation of that name: fault injection",
     "x.freeze_stub": "`x.freeze_stub` and `x.thaw_stub`",
+    "x.words": "the operation of that name: cases can look at the ABI between sentry and stub",
 }
 
 OPERATIONS: Final = {
@@ -238,6 +239,13 @@ OPERATIONS: Final = {
         ),
         Operation("x.freeze_stub", "Stop what runs a space (SIGSTOP).", (SPACE,), cap="x.freeze_stub"),
         Operation("x.thaw_stub", "Let it go on (SIGCONT).", (SPACE,), cap="x.freeze_stub"),
+        Operation(
+            "x.words",
+            "Read the words that a stub shares with its sentry, in the layout of gVisor's systrap: docs/halves.md has their names.",
+            (CONTEXT,),
+            (Field("slot", ByName(WORD)), Field("queue", ByName(WORD)), Field("thread", ByName(WORD))),
+            cap="x.words",
+        ),
         Operation("bye", "End with status 0 after this answer."),
     )
 }

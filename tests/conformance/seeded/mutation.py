@@ -24,6 +24,7 @@ from blobs.elf import FlatImage
 ROOT: Final = Path(__file__).parents[3]
 
 _BLOB_SOURCES: Final = "blobs/src/"
+_SOURCES: Final = build.SOURCES
 
 
 class StaleError(Exception):
@@ -149,7 +150,7 @@ def build_image(mutant: Mutant, folder: Path) -> Path:
     sources = next(image for image in build.IMAGES if image.name == name)
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "src"
-        shutil.copytree(build.SOURCES, copy)
+        shutil.copytree(_SOURCES, copy)
         for edit in mutant.image_edits:
             path = copy / edit.file.removeprefix(_BLOB_SOURCES)
             path.write_text(edited(path.read_text(), [edit]))
