@@ -250,6 +250,34 @@ OPERATIONS: Final = {
     )
 }
 
+HALF_OPERATIONS: Final = {
+    operation.name: operation
+    for operation in (
+        Operation(
+            "half.attach",
+            "Use this memory as what is shared with a stub: initialise the queue. Once.",
+            (
+                Field("memory", Text(1), "path of the file: map it shared, from its start"),
+                Field("queue", Integer(), "offset of the context queue"),
+                Field("contexts", Integer(), "offset of the slots"),
+                Field("slots", Integer(1), "how many there are"),
+                Field("threads", ListOf(Integer(1)), "host threads that stand for stub threads 1, 2, …"),
+            ),
+            cap="half.sentry",
+        ),
+        Operation("half.new_context", "Take a slot for a context.", (), (CONTEXT,), cap="half.sentry"),
+        Operation(
+            "half.switch",
+            "Hand a context over, with these registers changed, and wait for its event.",
+            (CONTEXT, REGS, Field("timeout_ms", Integer(1), "after which nobody waits any more")),
+            event=True,
+            cap="half.sentry",
+        ),
+        Operation("half.interrupt", "Interrupt a context that is in a switch.", (CONTEXT,), cap="half.sentry"),
+    )
+}
+"""What a driver of a sentry alone is asked besides hello and bye (docs/halves.md)."""
+
 _IP: Final = Field("ip", WORD, "instruction pointer, as the guest will see it when it is resumed")
 _ARCH: Final = Record((Field("trapno", Integer(), required=False), Field("err", WORD, required=False)))
 
@@ -320,7 +348,7 @@ def problem_of(op: str, answer: Table) -> str | None:
     if len(names) != 1:
         return f"an answer holds exactly one of {', '.join(ANSWERS)}; this one holds {', '.join(names) or 'none'}"
     name = names[0]
-    operation = OPERATIONS.get(op)
+    operation = OPERATIONS.get(op) or HALF_OPERATIONS.get(op)
     if name == "event":
         if operation is None or not operation.event:
             return f"{op} was answered by an event"

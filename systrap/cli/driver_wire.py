@@ -71,6 +71,16 @@ class Fields:
             raise self._bad(name, f"an integer from {low} to {high}")
         return value
 
+    def integers(self, name: str, low: int = 0, high: int = 1 << 53) -> list[int]:
+        """Return a list of JSON numbers in ``[low, high]``."""
+        values = self._values.get(name)
+        found: list[int] = []
+        for value in values if isinstance(values, list) else [None]:
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise self._bad(name, f"a list of integers from {low} to {high}")
+            found.append(value)
+        return found
+
     def word(self, name: str) -> int:
         """Return a 64-bit value, written as a string."""
         value = self._values.get(name)
