@@ -45,7 +45,6 @@ MUTANTS: Final = (
          "        if self._pull and self.slot is not None and self.events < 2:\n            self.fp[:]"),
     _bug("fp-new-inherits", "the FP state of a context that enters its space first is not loaded", CONTEXT,
          "        self.space = space\n        self._restore = True\n", "        self.space = space\n        self._restore = False\n"),
-    _bug("fp-unsanitized", "FP images are loaded as they are", CONTEXT, "            self.FP.sanitize(self.fp)\n", ""),
     _bug("fp-mask-call", "patched calls save the legacy part only", CALLS,
          "        mov     $XSAVE_MASK_LOW, %eax\n        xor     %edx, %edx\n        mov     __export_arch_state",
          "        mov     $3, %eax\n        xor     %edx, %edx\n        mov     __export_arch_state"),
