@@ -47,6 +47,11 @@ def _add_driver(parser: argparse.ArgumentParser) -> None:
         type=shlex.split,
         help="the driver's command line, quoted as for a shell; no shell runs it",
     )
+    _add_report(parser)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--timeout", metavar="S", type=_seconds, default=PATIENCE, dest="patience",
         help="seconds that an answer may take beyond what a case grants its guests (%(default)s)")  # fmt: skip
     add("-v", "--verbose", action="store_true", help="tell of every case, not only of what is not good")
@@ -83,6 +88,24 @@ def parser() -> argparse.ArgumentParser:
     add("--errata", metavar="FILE", type=Path, default=ERRATA, help="what is known to be broken on some hosts")
     add("--no-second-look", action="store_true", help="do not run failures again to tell whether they are flaky")
 
+    one = named.add_parser("stub", help="run what a stub image alone decides, with a sentry that takes other images")
+    add = one.add_argument
+    add("--blob", metavar="FILE", type=Path, required=True, help="the image: upstream's sysmsg blob, or a port's")
+    add("--manifest", metavar="FILE", type=Path, required=True, help="its exports, as JSON (docs/foreign.md)")
+    add("--sentry", metavar="CMD", type=shlex.split, default=[sys.executable, "-m", "systrap", "driver"],
+        help="the driver of a sentry that takes --stub-blob and --stub-manifest (ours)")  # fmt: skip
+    add("--only", metavar="GLOB", action="append", help="only ids that match (all that is a stub's affair)")
+    _add_report(one)
+    add("--jobs", metavar="N", type=_count, default=default_jobs(), help="drivers at the same time (%(default)s)")
+    one = named.add_parser("sentry", help="run what a sentry alone decides, against a stub that the suite plays")
+    _add_driver(one)
+    one.add_argument(
+        "--only", metavar="GLOB", action="append", default=None, help="only ids that match, as SENTRY-INT-*"
+    )
+    one.add_argument(
+        "--jobs", metavar="N", type=_count, default=default_jobs(), help="drivers at the same time (%(default)s)"
+    )
+
     _add_driver(named.add_parser("smoke", help="a first look at a driver: does it speak the protocol at all?"))
     _add_selection(named.add_parser("list", help="list the cases"))
     one = named.add_parser("export", help="write the cases as canonical JSON, for other runners")
@@ -106,6 +129,21 @@ def parser() -> argparse.ArgumentParser:
     for name, one in named.choices.items():
         one.epilog, one.formatter_class = EXAMPLES.get(name), argparse.RawDescriptionHelpFormatter
     return whole
+
+
+def _stub(options: argparse.Namespace) -> int:
+    command = [*options.sentry, "--stub-blob", str(options.blob), "--stub-manifest", str(options.manifest)]
+    settings = commands.RunOptions(
+        command, jobs=options.jobs, report=options.report, patience=options.patience, verbose=options.verbose
+    )
+    return commands.run(Selection("x86_64", tuple(options.only or commands.STUB_AFFAIRS)), settings)
+
+
+def _sentry(options: argparse.Namespace) -> int:
+    settings = commands.RunOptions(
+        options.driver, jobs=options.jobs, report=options.report, patience=options.patience, verbose=options.verbose
+    )
+    return commands.run_sentry(tuple(options.only or ("*",)), settings)
 
 
 def _selection(options: argparse.Namespace) -> Selection:
@@ -139,6 +177,10 @@ def _carry_out(options: argparse.Namespace) -> int:
     match options.command:
         case "run":
             return _run(options)
+        case "stub":
+            return _stub(options)
+        case "sentry":
+            return _sentry(options)
         case "smoke":
             return _smoke(options)
         case "list":

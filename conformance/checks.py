@@ -17,6 +17,7 @@ from conformance.steps import FailedError, UnsupportedError, result_of
 
 _LOOP: Final = {"x86_64": "ebfe", "aarch64": "00000014"}
 _BURST: Final = 64
+_DEEP: Final = 50_000
 _PAGE_AT: Final = 0x10000000
 _KILLS: Final = 8
 _LEFT_SECONDS: Final = 10.0
@@ -109,6 +110,28 @@ def framing(session: Session) -> None:
     session.driver.send_line("\n".join(three).encode())
     answered = sorted(str(session.driver.read_reply(session.patience).get("id")) for _ in three)
     demand(answered == ["900001", "900002", "900003"], f"three requests in one write were answered as {answered}")
+
+
+def hard_lines(session: Session) -> None:
+    """Lines that no parser likes are refused like any other that is no request, and the driver serves on."""
+    for line in (
+        b"\xff\xfe{}",
+        b"[" * _DEEP,
+        b'{"id":' * _DEEP,
+        b"9" * 65536,
+        b'"' + b"x" * 65536 + b'"',
+        b"{}",
+        b"null",
+    ):
+        session.driver.send_line(line)
+        reply = session.driver.read_reply(session.patience)
+        error = reply.get("error")
+        kind = error.get("kind") if isinstance(error, dict) else None
+        good = kind == "protocol" and reply.get("id", 0) is None
+        demand(
+            good, f"{line[:20]!r}… ({len(line)} bytes): expected an error of kind protocol with id null, got {reply}"
+        )
+    session.ask("hello", protocol=PROTOCOL, suite="x")
 
 
 def claims(session: Session) -> None:
@@ -235,6 +258,7 @@ CHECKS: Final = (
     Check("DRV-ONCE-001", "64 requests in a row get one answer each", once),
     Check("DRV-ID-001", "ids are echoed, in whatever order they come", ids),
     Check("DRV-FRAMING-001", "long lines, and several lines in one write", framing),
+    Check("DRV-LINES-001", "lines that are hard to read are refused, and the driver serves on", hard_lines),
     Check("DRV-CLAIMS-001", "what is claimed is there, what is not claimed is unsupported", claims),
     Check("DRV-ASYNC-001", "requests are answered during a switch, and an interrupt ends it", together),
     Check("DRV-BYE-001", "after bye the driver ends with status 0", orderly_end),

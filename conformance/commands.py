@@ -1,5 +1,6 @@
 """The commands of ``python3 -m conformance``."""
 
+import fnmatch
 import os
 import secrets
 import shlex
@@ -30,6 +31,7 @@ from conformance.selection import (
     load_errata,
     shuffled,
 )
+from conformance.sentry_half import SENTRY_CHECKS
 from conformance.terminal import Screen
 from conformance.verdict import GOOD, Item, Status, Verdict
 
@@ -39,6 +41,9 @@ FORMS: Final[dict[str, Callable[[report.Report], str]]] = {
     "tap": forms.tap,
     "markdown": forms.markdown,
 }
+
+STUB_AFFAIRS: Final = tuple("ABI-* SMOKE-* SYS-* REG-* FLT-* STEP-* FP-* INT-* PATCH-* CTX-* HOST-* STRESS-*".split())
+"""The cases in which the stub image has a part. What is left is the sentry's: the protocol, mappings, deaths, leaks."""
 
 
 class RunOptions(NamedTuple):
@@ -59,9 +64,20 @@ class RunOptions(NamedTuple):
 
 def run(selection: Selection, options: RunOptions) -> int:
     """Run what is selected; return 0 when every verdict is good. Raises CaseError, SelectionError, OSError."""
+    return _run(choose(selection), selection, options)
+
+
+def run_sentry(only: Sequence[str], options: RunOptions) -> int:
+    """Run the checks of a sentry alone on the driver of one; return 0 when every verdict is good. Raises as run() does."""
+    plan: list[Item] = [check for check in SENTRY_CHECKS if any(fnmatch.fnmatchcase(check.id, glob) for glob in only)]
+    if not plan:
+        raise SelectionError(f"no check of a sentry matches {' '.join(only)}")
+    return _run(plan, Selection("x86_64"), options)
+
+
+def _run(plan: list[Item], selection: Selection, options: RunOptions) -> int:
     if not options.driver:
         raise SelectionError("the driver's command is empty")
-    plan = choose(selection)
     skips = None if options.skip_file is None else Skips(options.skip_file, everything(selection.arch))
     reasons = {item.id: skips.reason(item) for item in plan} if skips is not None else {}
     errata = load_errata(options.errata)

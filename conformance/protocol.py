@@ -149,6 +149,7 @@ CAPS: Final = {
     "move": "`switch` takes a `space`: a context can go on in another one than it was made for",
     "x.kill_stub": "the operation of that name: processes can be killed, to see what becomes of the guests",
     "x.freeze_stub": "the operations `x.freeze_stub` and `x.thaw_stub`",
+    "x.words": "the operation of that name: cases can look at the ABI between sentry and stub",
 }
 
 OPERATIONS: Final = {
@@ -261,9 +262,44 @@ OPERATIONS: Final = {
         ),
         Operation("x.freeze_stub", "Stop what runs a space (SIGSTOP).", (SPACE,), cap="x.freeze_stub"),
         Operation("x.thaw_stub", "Let it go on (SIGCONT).", (SPACE,), cap="x.freeze_stub"),
+        Operation(
+            "x.words",
+            "Read the words that a stub shares with its sentry, in the layout of gVisor's systrap: docs/halves.md has their names.",
+            (CONTEXT,),
+            (Field("slot", ByName(WORD)), Field("queue", ByName(WORD)), Field("thread", ByName(WORD))),
+            cap="x.words",
+        ),
         Operation("bye", "End with status 0 after this answer."),
     )
 }
+
+HALF_OPERATIONS: Final = {
+    operation.name: operation
+    for operation in (
+        Operation(
+            "half.attach",
+            "Use this memory as what is shared with a stub: initialise the queue. Once.",
+            (
+                Field("memory", Text(1), "path of the file: map it shared, from its start"),
+                Field("queue", Integer(), "offset of the context queue"),
+                Field("contexts", Integer(), "offset of the slots"),
+                Field("slots", Integer(1), "how many there are"),
+                Field("threads", ListOf(Integer(1)), "host threads that stand for stub threads 1, 2, …"),
+            ),
+            cap="half.sentry",
+        ),
+        Operation("half.new_context", "Take a slot for a context.", (), (CONTEXT,), cap="half.sentry"),
+        Operation(
+            "half.switch",
+            "Hand a context over, with these registers changed, and wait for its event.",
+            (CONTEXT, REGS, Field("timeout_ms", Integer(1), "after which nobody waits any more")),
+            event=True,
+            cap="half.sentry",
+        ),
+        Operation("half.interrupt", "Interrupt a context that is in a switch.", (CONTEXT,), cap="half.sentry"),
+    )
+}
+"""What a driver of a sentry alone is asked besides hello and bye (docs/halves.md)."""
 
 _IP: Final = Field("ip", WORD, "instruction pointer, as the guest will see it when it is resumed")
 _ARCH: Final = Record(
@@ -359,7 +395,7 @@ def problem_of(op: str, answer: Table) -> str | None:
     if len(names) != 1:
         return f"an answer holds exactly one of {', '.join(ANSWERS)}; this one holds {', '.join(names) or 'none'}"
     name = names[0]
-    operation = OPERATIONS.get(op)
+    operation = OPERATIONS.get(op) or HALF_OPERATIONS.get(op)
     if name == "event":
         if operation is None or not operation.event:
             return f"{op} was answered by an event"

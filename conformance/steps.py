@@ -14,6 +14,8 @@ from conformance.match import Bindings, PatternError, mismatch, number, resolve,
 _CHUNK: Final = 2048
 _LONG: Final = 32
 """Bytes that can be compared by eye."""
+_NOTICEABLE: Final = 0.1
+"""Seconds of waiting that tell an answer which was there already from one that came late."""
 _FORGIVEN: Final = 1
 """Interrupts in a case that nobody sent: a signal that comes late may end a run that it was not meant for."""
 
@@ -90,6 +92,7 @@ class Run:
         self._spaces: dict[str, object] = {}
         self._contexts: dict[str, object] = {}
         self._started: dict[str, int] = {}
+        self._sent: dict[int, float] = {}
         self.forgiven = 0
 
     def go(self) -> None:
@@ -268,7 +271,9 @@ class Run:
         extra = {} if after is None else {"interrupt_after_us": self._value(after)}
         if "space" in fields:
             extra["space"] = self._space(fields)
-        return self._driver.send("switch", context=context, timeout_ms=self._timeout(fields), **extra)
+        request = self._driver.send("switch", context=context, timeout_ms=self._timeout(fields), **extra)
+        self._sent[request] = time.monotonic()
+        return request
 
     def _timeout(self, fields: Message) -> int:
         timeout = fields.get("timeout_ms", self._case.timeout_ms)
@@ -276,7 +281,7 @@ class Run:
 
     def _compare(self, fields: Message, context: object, request: int, where: str) -> None:
         """Compare the event of a switch. One interrupt in a case that nobody sent is forgiven: the guest goes on."""
-        reply = self._driver.wait(request, self._timeout(fields) / 1000 + self._patience)
+        reply = self._event_in_time(request, self._timeout(fields) / 1000)
         event = reply.get("event")
         if event is None:
             result_of(reply)
@@ -288,7 +293,7 @@ class Run:
         texts = [mismatch(pattern, event, self._bindings, f"{where}: event") for pattern in patterns]
         if all(texts) and event == {"kind": "interrupted"} and self.forgiven < _FORGIVEN:
             self.forgiven += 1
-            again = self._driver.send("switch", context=context, timeout_ms=self._timeout(fields))
+            again = self._start(context, {"timeout_ms": self._timeout(fields)})
             self._compare(fields, context, again, where)
         elif all(texts):
             raise FailedError(f"{texts[0]}\nthe event: {json.dumps(event)}")
@@ -296,6 +301,19 @@ class Run:
     def interrupt(self, fields: Message, _where: str) -> None:
         """Interrupt a context that is not running: its next switch."""
         self._call("interrupt", context=self._context(fields))
+
+    def _event_in_time(self, request: int, seconds: float) -> Message:
+        """Return the answer to a switch. An event that we still waited for when the switch's time was over is a timeout.
+
+        A driver interrupts such a switch; what comes back then may be an event that was there all the time, and nobody was
+        told of it: a wake-up was lost.
+        """
+        begun = time.monotonic()
+        reply = self._driver.wait(request, seconds + self._patience)
+        now = time.monotonic()
+        if "event" in reply and now - self._sent.pop(request, now) > seconds and now - begun > _NOTICEABLE:
+            raise LateError(f"the event came only after the {seconds:g} s of this switch: {json.dumps(reply['event'])}")
+        return reply
 
     def regs(self, fields: Message, where: str) -> None:
         """Set registers, and compare them."""

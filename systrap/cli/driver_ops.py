@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from systrap.cli import driver_faults as faults
 from systrap.cli import driver_state as state
+from systrap.cli import driver_words as words
 from systrap.cli.driver_memory import GuestMemory, Segment
 from systrap.cli.driver_wire import (
     MAX_DATA,
@@ -108,6 +109,7 @@ class Operations:
             *(["fault.access"] if self.platform.name != "ptrace" else []),
             *(f"fp.{part}" for part in state.parts(probe)),
             *faults.caps(self.platform.name),
+            *((words.CAP,) if words.has_words(probe) else ()),
         ]
         probe.release()
         return {
@@ -312,6 +314,10 @@ class Operations:
         faults.go_on(self._space(fields).space)
         return {}
 
+    def words(self, fields: Fields, _request: int) -> Reply:
+        """Return the words that sentry and stub share about a context."""
+        return words.read(self._guest(fields).context)
+
     def bye(self, _fields: Fields, _request: int) -> Reply:
         """End after this answer."""
         self.finished = True
@@ -355,6 +361,7 @@ OPERATIONS: Final = {
     "x.kill_stub": _op(Operations.kill_stub, "space part"),
     "x.freeze_stub": _op(Operations.freeze_stub, "space"),
     "x.thaw_stub": _op(Operations.thaw_stub, "space"),
+    "x.words": _op(Operations.words, "context"),
     "bye": _op(Operations.bye),
 }
 """The operations of the protocol: what is not here is unknown."""

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from typing import Final, NamedTuple, TypeGuard
 
 PROTOCOL: Final = 1
@@ -13,6 +14,7 @@ MAX_DATA: Final = 4096
 Reply = dict[str, object]
 
 _U64: Final = (1 << 64) - 1
+_WORD: Final = re.compile(r"0x[0-9a-fA-F]{1,16}", re.ASCII)
 
 
 class ProtocolError(Exception):
@@ -69,16 +71,21 @@ class Fields:
             raise self._bad(name, f"an integer from {low} to {high}")
         return value
 
+    def integers(self, name: str, low: int = 0, high: int = 1 << 53) -> list[int]:
+        """Return a list of JSON numbers in ``[low, high]``."""
+        values = self._values.get(name)
+        found: list[int] = []
+        for value in values if isinstance(values, list) else [None]:
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise self._bad(name, f"a list of integers from {low} to {high}")
+            found.append(value)
+        return found
+
     def word(self, name: str) -> int:
         """Return a 64-bit value, written as a string."""
         value = self._values.get(name)
-        if isinstance(value, str) and value.startswith("0x") and value.isascii():
-            try:
-                number = int(value, 16)
-            except ValueError:
-                number = -1
-            if 0 <= number <= _U64 and "_" not in value:
-                return number
+        if isinstance(value, str) and _WORD.fullmatch(value):
+            return int(value, 16)
         raise self._bad(name, 'a 64-bit value as a string ("0x2a")')
 
     def length(self, name: str) -> int:
@@ -139,7 +146,7 @@ def decode(line: bytes) -> Request:
     """Decode a line. Raises ProtocolError."""
     try:
         value: object = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not JSON: {error}") from error
     values = _object(value, "a request")
     number = values.pop("id", None)
@@ -159,7 +166,7 @@ def request_id(line: bytes) -> int | None:
     """Return the id of a line that is no proper request, if it has one: the answer can name it then."""
     try:
         value: object = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     number = value.get("id") if isinstance(value, dict) else None
     return number if _is_id(number) else None

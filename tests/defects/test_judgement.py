@@ -71,7 +71,7 @@ def check_scribbled_memory_is_not_handed_on(kernel: Kernel) -> None:
     """Overwrite where a thread's trampolines lead, as a guest can, and end."""
     space = used_space(kernel)
     stub = space.stub
-    stub.sysmsg(1)[abi.SYSMSG_SYSHANDLER] ^= 1
+    stub.thread_words(1)[abi.SYSMSG_SYSHANDLER] ^= 1
     space.release()
     after = used_space(kernel)
     demand(after.stub is not stub, "the next guest runs on what the last one wrote")

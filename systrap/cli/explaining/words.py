@@ -72,7 +72,7 @@ def take(space: Subprocess, context_id: int) -> Snapshot:
     found = {word: _read(context, word) for word in CONTEXT_WORDS}
     found |= {word: _read(queue, word) for word in QUEUE_WORDS}
     found |= {word: _read(stub.ring, word) for word in RING_WORDS}
-    sysmsg = stub.sysmsg(1)
+    sysmsg = stub.thread_words(1)
     return found | {word: _read(sysmsg, word) for word in SYSMSG_WORDS}
 
 

@@ -196,6 +196,14 @@ class ContextSlot:
         self._u32[THREAD_ID >> 2] = INVALID_ID
         self._u32[LAST_THREAD_ID >> 2] = INVALID_ID
 
+    def word(self, offset: int) -> int:
+        """Read any 32-bit word; offsets are those above."""
+        return self._u32[offset >> 2]
+
+    def long(self, offset: int) -> int:
+        """Read any 64-bit word."""
+        return self._u64[offset >> 3]
+
     def state(self) -> int:
         """Read the state: any 32-bit value."""
         return self._u32[STATE >> 2]

@@ -239,7 +239,7 @@ class StubProcess:
 
     def report(self, stack_id: int) -> str | None:
         """Return what a sysmsg thread reported about its own failure, in words (S-140)."""
-        return abi.stub_report(self.sysmsg(stack_id)) if stack_id in self.threads else None
+        return abi.stub_report(self.thread_words(stack_id)) if stack_id in self.threads else None
 
     def context_slot(self, context_id: int) -> abi.ContextSlot:
         """Return the slot of a context, as the sentry sees it."""
@@ -265,8 +265,8 @@ class StubProcess:
         (tail,) = struct.unpack_from("<I", self.ring, abi.RING_TAIL)
         return idle and tail == self.head and all(self._thread_untouched(stack_id) for stack_id in self.threads)
 
-    def sysmsg(self, stack_id: int) -> "memoryview[int]":
-        """Return the sentry's view of a thread's sysmsg structure."""
+    def thread_words(self, stack_id: int) -> "memoryview[int]":
+        """Return the sentry's view of a thread's sysmsg structure (abi.SYSMSG_…)."""
         area, slots = self.environment.image.layout.area, self.environment.slots
         offset = slots.areas + (stack_id - 1) * area.shared_size + area.sysmsg - area.shared
         return self._view(offset, abi.SYSMSG_SIZE)
@@ -275,7 +275,7 @@ class StubProcess:
         place = self.environment.image.layout
         start, area = place.thread_area(stack_id), place.area
         expected = (start + area.sysmsg, self.environment.image.syshandler, start + area.private_top, stack_id)
-        return abi.sysmsg_constants(self.sysmsg(stack_id)) == expected
+        return abi.sysmsg_constants(self.thread_words(stack_id)) == expected
 
     def forget_guest(self) -> None:
         """Make the contexts' slots zeros again: the next guest is not to find the registers of this one."""

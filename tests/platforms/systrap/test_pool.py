@@ -103,7 +103,7 @@ def scribble_ring(space: Subprocess) -> None:
 
 
 def scribble_sysmsg(space: Subprocess) -> None:
-    space.stub.sysmsg(1)[abi.SYSMSG_SYSHANDLER] ^= 1
+    space.stub.thread_words(1)[abi.SYSMSG_SYSHANDLER] ^= 1
 
 
 @pytest.mark.parametrize("scribble", [scribble_queue, scribble_ring, scribble_sysmsg])
