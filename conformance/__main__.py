@@ -37,11 +37,20 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
+def _factor(text: str) -> float:
+    """Read by how much a machine is slower."""
+    if not 1 <= float(text) <= 1000:
+        raise ValueError(text)
+    return float(text)
+
+
 def _add_driver(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--driver", required=True, metavar="CMD", type=shlex.split, help="the driver's command line, as for a shell")
     add("--timeout", metavar="S", type=_seconds, default=PATIENCE, dest="patience",
         help="seconds that an answer may take beyond what a case grants its guests (%(default)s)")  # fmt: skip
+    add("--slow", metavar="N", type=_factor, default=1.0,
+        help="a machine that is N times slower, as emulated ones are: everything that is granted is granted N times")  # fmt: skip
     add("-v", "--verbose", action="store_true", help="tell of every case, not only of what is not good")
     add("--report", metavar="FILE", type=Path, help="write a report as JSON lines")
 
@@ -109,6 +118,7 @@ def _run(options: argparse.Namespace) -> int:
         seed=options.seed,
         report=options.report,
         patience=options.patience,
+        slow=options.slow,
         errata=options.errata,
         second_look=not options.no_second_look,
         verbose=options.verbose,
@@ -117,7 +127,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _smoke(options: argparse.Namespace) -> int:
-    settings = commands.RunOptions(options.driver, report=options.report, patience=options.patience, verbose=True)
+    settings = commands.RunOptions(
+        options.driver, report=options.report, patience=options.patience, slow=options.slow, verbose=True
+    )
     return commands.smoke(settings._replace(jobs=1, seed=0))
 
 

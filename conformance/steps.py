@@ -12,6 +12,8 @@ from conformance.client import Driver, Message, ProtocolViolationError
 from conformance.match import Bindings, PatternError, mismatch, number, resolve, word
 
 _CHUNK: Final = 2048
+_LONGEST_MS: Final = 600_000
+"""The longest timeout of a switch that the protocol has."""
 _FORGIVEN: Final = 1
 """Interrupts in a case that nobody sent: a signal that comes late may end a run that it was not meant for."""
 
@@ -64,9 +66,15 @@ def _without_access(pattern: object) -> object:
 class Run:
     """One case on one driver: its spaces and contexts, and the names bound so far."""
 
-    def __init__(self, case: Case, driver: Driver, hello: Message, patience: float = 10.0, seed: int = 0) -> None:
-        """Run ``case``; an answer may take ``patience`` seconds. Random values depend on ``seed`` and the case only."""
+    def __init__(
+        self, case: Case, driver: Driver, hello: Message, patience: float = 10.0, seed: int = 0, slow: float = 1.0
+    ) -> None:
+        """Run ``case``; an answer may take ``patience`` seconds. Random values depend on ``seed`` and the case only.
+
+        ``slow`` multiplies the case's own timeouts.
+        """
         self._case = case
+        self._slow = slow
         self._patience = patience
         self._random = random.Random(f"{seed}/{case.id}")
         self._driver = driver
@@ -256,7 +264,8 @@ class Run:
 
     def _timeout(self, fields: Message) -> int:
         timeout = fields.get("timeout_ms", self._case.timeout_ms)
-        return timeout if isinstance(timeout, int) else self._case.timeout_ms
+        granted = timeout if isinstance(timeout, int) else self._case.timeout_ms
+        return min(int(granted * self._slow), _LONGEST_MS)
 
     def _compare(self, fields: Message, context: object, request: int, where: str) -> None:
         """Compare the event of a switch. One interrupt in a case that nobody sent is forgiven: the guest goes on."""
