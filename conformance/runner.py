@@ -110,7 +110,7 @@ class Runner:
             self.hello = result_of(self._driver.hello(self._patience))
             caps = self.hello["caps"]
             self._caps = frozenset(map(str, caps)) if isinstance(caps, list) else frozenset()
-            self._caps |= _cpu_features()
+            self._caps |= _cpu_features() | {f"page.{self.hello.get('page_size')}"}
             self._refused = 0
         return self.hello
 

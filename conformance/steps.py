@@ -139,11 +139,17 @@ class Run:
         if address is None:
             raise PatternError(f"{mapping.addr} is no address")
         source: Message = {"object": mapping.object, "offset": mapping.offset} if mapping.object else {"anon": True}
-        self._call("map", space=space, addr=f"{address:#x}", len=mapping.length, prot=mapping.prot, src=source)
+        length = self._whole(mapping.length)
+        self._call("map", space=space, addr=f"{address:#x}", len=length, prot=mapping.prot, src=source)
         address += mapping.at
         for start in range(0, len(mapping.data), _CHUNK):
             piece = mapping.data[start : start + _CHUNK]
             self._call("write", space=space, addr=f"{address + start:#x}", data=piece.hex())
+
+    def _whole(self, length: object) -> object:
+        """Return a length in whole pages of the driver: cases are written for 4096 bytes, and pages may be bigger."""
+        page = self._bindings["page_size"]
+        return -(-length // page) * page if isinstance(length, int) and isinstance(page, int) else length
 
     def _step(self, step: Step, where: str) -> None:
         if step.steps:
@@ -325,12 +331,12 @@ class Run:
     def unmap(self, fields: Message, _where: str) -> None:
         """Unmap a range."""
         addr = resolve(fields["addr"], self._bindings)
-        self._call("unmap", space=self._space(fields), addr=addr, len=fields["len"])
+        self._call("unmap", space=self._space(fields), addr=addr, len=self._whole(fields["len"]))
 
     def protect(self, fields: Message, _where: str) -> None:
         """Change a range's protection."""
-        arguments = {name: resolve(fields[name], self._bindings) for name in ("addr", "len", "prot")}
-        self._call("protect", space=self._space(fields), **arguments)
+        addr, length, prot = (resolve(fields[name], self._bindings) for name in ("addr", "len", "prot"))
+        self._call("protect", space=self._space(fields), addr=addr, len=self._whole(length), prot=prot)
 
     def release(self, fields: Message, _where: str) -> None:
         """Release a context or a space before the case's end."""
