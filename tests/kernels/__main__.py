@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
             continue
         for job in jobs.JOBS:
             if (not options.job or job.name in options.job) and job.fits(kernel):
-                result = jobs.measure(kernel, job, options.timeout)
+                result = jobs.measure(kernel, job, options.timeout, Writer(2) if options.verbose else None)
                 print(f"{kernel.name} {job.name}: {result.summary}", flush=True)
                 if not options.dry:
                     table.keep(result)
@@ -108,6 +108,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     command.add_argument("--timeout", type=float, default=3600, metavar="S", help="seconds for each machine (3600)")
     command.add_argument("--user", choices=("root", "user"), default="root", help="who runs the command")
     command.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the command")
+    command.add_argument("-v", "--verbose", action="store_true", help="show what jobs say on standard error")
     command.add_argument("--dry", action="store_true", help="do not keep the results for docs/kernels.md")
     command.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="instead of jobs, with its output"

@@ -154,18 +154,24 @@ JOBS: Final = (
 )
 
 
-def measure(kernel: Kernel, job: Job, seconds: float) -> Cell:
-    """Run a job on a kernel. Raises UnavailableError, MachineError."""
+def measure(kernel: Kernel, job: Job, seconds: float, tell: Callable[[bytes], None] | None = None) -> Cell:
+    """Run a job on a kernel; ``tell`` gets what it says meanwhile. Raises UnavailableError, MachineError."""
     out = bytearray()
     err = bytearray()
+
+    def listen(data: bytes) -> None:
+        err.extend(data)
+        if tell is not None:
+            tell(data)
+
     environment = {"SYSTRAP_SLOW": str(SLOW)}
-    outcome = machine.run(kernel, machine.Job(job.command, job.user, environment), seconds, out.extend, err.extend)
+    outcome = machine.run(kernel, machine.Job(job.command, job.user, environment), seconds, out.extend, listen)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     if outcome.status is None:
         reading = Reading(False, f"no end within {seconds:.0f} s")
     else:
         reading = job.read(outcome.status, out.decode(errors="replace"))
-    if not reading.good:
+    if not reading.good and tell is None:
         tail = err.decode(errors="replace").splitlines()[-_TAIL:]
         print("\n".join(f"  | {line}" for line in tail), file=sys.stderr, flush=True)
     return Cell(kernel.name, job.name, *reading, seconds=round(outcome.seconds, 1), date=date, release=outcome.release)

@@ -1,5 +1,6 @@
 """docs/kernels.md: a table of what was measured, made from results that are kept beside it."""
 
+import fcntl
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,23 +27,25 @@ x86-64's memory order (docs/memory-order.md), and times say nothing of real mach
 
 def cells() -> dict[tuple[str, str], Cell]:
     """Return the results that were kept, by kernel and job."""
-    try:
-        rows = json.loads(RESULTS.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    rows = json.loads(text or "[]")
     found = [Cell(**{**row, "notes": tuple(row["notes"])}) for row in rows]
     return {(cell.kernel, cell.job): cell for cell in found}
 
 
 def keep(cell: Cell) -> None:
-    """Keep a result, in place of an older one, and write the document."""
-    known = cells()
-    known[cell.kernel, cell.job] = cell
+    """Keep a result, in place of an older one, and write the document. Runs may do so side by side."""
     order = {name: index for index, name in enumerate([kernel.name for kernel in KERNELS] + [job.name for job in JOBS])}
-    rows = sorted(known.values(), key=lambda row: (order.get(row.kernel, 99), order.get(row.job, 99)))
-    text = ",\n".join(json.dumps(row._asdict(), ensure_ascii=False) for row in rows)
-    RESULTS.write_text(f"[\n{text}\n]\n", encoding="utf-8")
-    write()
+    with RESULTS.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        known = cells()
+        known[cell.kernel, cell.job] = cell
+        rows = sorted(known.values(), key=lambda row: (order.get(row.kernel, 99), order.get(row.job, 99)))
+        text = ",\n".join(json.dumps(row._asdict(), ensure_ascii=False) for row in rows)
+        file.truncate(0)
+        file.write(f"[\n{text}\n]\n")
+        file.flush()
+        write()
 
 
 def write() -> None:

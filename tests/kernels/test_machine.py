@@ -64,7 +64,7 @@ def test_a_command_as_a_user(files: Image) -> None:
 def test_a_command_that_is_not_there(files: Image) -> None:
     err = bytearray()
     with machine.Machine(KERNEL, files, machine.Job(["/no/such/thing"])) as booted:
-        assert booted.attend(PATIENCE, len, err.extend).status == 127
+        assert booted.attend(PATIENCE, bytearray().extend, err.extend).status == 127
     assert b"No such file" in err
 
 
@@ -72,7 +72,7 @@ def test_a_deadline_ends_the_machine(files: Image) -> None:
     before = set(children_of(os.getpid()))
     with machine.Machine(KERNEL, files, machine.Job(["/bin/sleep", "1000"])) as booted:
         (qemu,) = set(children_of(os.getpid())) - before
-        assert booted.attend(2, len, len).status is None
+        assert booted.attend(2, bytearray().extend, bytearray().extend).status is None
     assert is_gone(qemu)
 
 

@@ -17,7 +17,8 @@ from tests.kernels.jobs import Cell
 
 def entries(data: bytes) -> list[tuple[str, int, bytes]]:
     """Read an archive: name, mode and content of each entry, the end left out."""
-    found, at = [], 0
+    found: list[tuple[str, int, bytes]] = []
+    at = 0
     while True:
         assert data[at : at + 6] == b"070701"
         fields = [int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
@@ -88,7 +89,9 @@ def test_kernels_have_names_of_their_own() -> None:
 
 
 def test_reading_a_report() -> None:
-    plan = [{"id": name, "title": "t", "level": "must", "tier": 1, "require": []} for name in ("A-B-001", "A-B-002")]
+    plan: list[dict[str, object]] = [
+        {"id": name, "title": "t", "level": "must", "tier": 1, "require": []} for name in ("A-B-001", "A-B-002")
+    ]
     header = {
         "kind": "header",
         "suite": "1",
