@@ -146,9 +146,14 @@ JOBS: Final = (
         conformance("ptrace", "--level", "must"),
         read_conformance,
     ),
-    Job("programs-systrap", "programs under `run`, compared with native runs", (*PROGRAMS, "systrap"), read_programs),
-    Job("programs-user", "the same, as a user", (*PROGRAMS, "systrap"), read_programs, "user"),
-    Job("programs-ptrace", "a few programs under `run --platform ptrace`", (*PROGRAMS, "ptrace"), read_programs),
+    Job(
+        "programs-systrap",
+        "programs under `run`, compared with native runs",
+        (*PROGRAMS, "systrap", "sample"),
+        read_programs,
+    ),
+    Job("programs-user", "a few of them, as a user", (*PROGRAMS, "systrap", "few"), read_programs, "user"),
+    Job("programs-ptrace", "a few programs under `run --platform ptrace`", (*PROGRAMS, "ptrace", "few"), read_programs),
     Job("arm64", "the tests of tests/arm64", pytest("tests/arm64"), read_pytest, machine="aarch64"),
     Job("smoke", "what CI runs: tiers 0 to 2 of the suite, and one program", SMOKE, read_conformance, in_matrix=False),
 )
