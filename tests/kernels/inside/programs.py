@@ -1,4 +1,4 @@
-"""In the machine: run programs natively and as guests, and compare. ``python3 -m tests.kernels.inside.programs PLATFORM all|sample|few``.
+"""In the machine: run programs natively and as guests, and compare: ``tests.kernels.inside.programs PLATFORM all|sample|few``.
 
 Writes a line for each program to standard output: "pass NAME", "skip NAME: why" or "FAIL NAME: why". Status 1 with a failure.
 """
