@@ -14,6 +14,7 @@ from conformance import report
 from conformance.verdict import Status
 from tests.kernels import machine
 from tests.kernels.catalog import Kernel
+from tests.kernels.image import image
 
 SLOW: Final = 10
 """By how much a machine is slower than what deadlines in tests are made for: the emulator by 5 to 20, two CPUs for all."""
@@ -23,7 +24,7 @@ _TAIL: Final = 20
 
 
 class Cell(NamedTuple):
-    """What one job gave on one kernel. ``notes`` says of each thing that did not pass, why."""
+    """What one job gave on one kernel. ``notes`` says of each thing that did not pass, why; ``source`` is the kernel's package."""
 
     kernel: str
     job: str
@@ -33,6 +34,7 @@ class Cell(NamedTuple):
     seconds: float = 0.0
     date: str = ""
     release: str = ""
+    source: str = ""
 
     @property
     def summary(self) -> str:
@@ -179,4 +181,11 @@ def measure(kernel: Kernel, job: Job, seconds: float, tell: Callable[[bytes], No
     if not reading.good and tell is None:
         tail = err.decode(errors="replace").splitlines()[-_TAIL:]
         print("\n".join(f"  | {line}" for line in tail), file=sys.stderr, flush=True)
-    return Cell(kernel.name, job.name, *reading, seconds=round(outcome.seconds, 1), date=date, release=outcome.release)
+    seconds = round(outcome.seconds, 1)
+    return Cell(kernel.name, job.name, *reading, seconds, date, outcome.release, source(kernel))
+
+
+def source(kernel: Kernel) -> str:
+    """Return what a kernel's image was made of: package, version, checksum, and where it came from."""
+    (row, *_) = json.loads(image(kernel).packages[0].read_text(encoding="utf-8"))
+    return f"`{row['name']}` {row['version']}, {row['url']}, SHA-256 `{row['sha256']}`"

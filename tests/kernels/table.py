@@ -3,12 +3,10 @@
 import fcntl
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from tests.kernels.catalog import KERNELS, Kernel
-from tests.kernels.debian import Package
-from tests.kernels.image import PROJECT, Image, image
+from tests.kernels.image import PROJECT
 from tests.kernels.jobs import JOBS, Cell
 
 RESULTS: Final = PROJECT / "docs/kernels.json"
@@ -72,7 +70,11 @@ def document(known: dict[tuple[str, str], Cell]) -> str:
         for cell in known.values()
         if cell.notes
     ]
-    return "\n".join(parts)
+    parts += [
+        "## Where the kernels came from\n",
+        *(f"* {source}" for source in sorted({cell.source for cell in known.values()} - {""})),
+    ]
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -98,18 +100,3 @@ def cell_text(cell: Cell | None) -> str:
 def escape(text: str) -> str:
     """Return a text as it can stand in a table."""
     return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-def packages_of(files: Image) -> list[Package]:
-    """Return the record of what an image was made of."""
-    return [
-        Package(row["name"], row["version"], row["url"], row["sha256"], Path(row["path"]))
-        for path in files.packages
-        for row in json.loads(path.read_text(encoding="utf-8"))
-    ]
-
-
-def sources(kernel: Kernel) -> str:
-    """Return the kernel's package as a line: version, checksum, where from."""
-    package = packages_of(image(kernel))[0]
-    return f"{package.name} {package.version} sha256 {package.sha256} {package.url}"
