@@ -24,7 +24,7 @@ _TAIL: Final = 20
 
 
 class Cell(NamedTuple):
-    """What one job gave on one kernel. ``notes`` says of each thing that did not pass, why; ``source`` is the kernel's package."""
+    """What one job gave on one kernel. ``notes`` says of each thing that did not pass, why; ``source`` is the package."""
 
     kernel: str
     job: str
