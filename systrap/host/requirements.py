@@ -15,9 +15,6 @@ BOTH: Final = ("ptrace", "systrap")
 SYSTRAP: Final = ("systrap",)
 PTRACE: Final = ("ptrace",)
 
-X86: Final = ("x86_64",)
-ARM: Final = ("aarch64",)
-
 _FPSTATE_MAX: Final = 3584 - 4
 _FRAME_WITHOUT_FP: Final = 936
 _ENOSYS: Final = 38
@@ -40,16 +37,12 @@ class Finding(NamedTuple):
 
 
 class Requirement(NamedTuple):
-    """One thing a host should have. MISSING keeps the platforms in ``needed_by`` from running; DEGRADED does not.
-
-    ``machines``: where it is asked for at all (``uname -m``); empty is everywhere.
-    """
+    """One thing a host should have. MISSING keeps the platforms in ``needed_by`` from running; DEGRADED does not."""
 
     id: str
     protects: str
     needed_by: tuple[str, ...]
     probe: Callable[[Host], Finding]
-    machines: tuple[str, ...] = ()
 
 
 class Result(NamedTuple):
@@ -236,9 +229,9 @@ def address_room(host: Host) -> Finding:
 def page_size(host: Host) -> Finding:
     """Judge the size of pages."""
     size = host.auxiliary(6) or 0
-    if size not in (4096, 16384):
+    if size != 4096:
         return degraded(f"{size} bytes: never tried", "nothing to do")
-    return ok(f"{size} bytes")
+    return ok("4096 bytes")
 
 
 def address_bits(host: Host) -> Finding:
@@ -262,15 +255,6 @@ def fp_state(host: Host) -> Finding:
             f"signal frames need {size} bytes (AMX?): tile data of guests is not kept", "do not use AMX in guests"
         )
     return ok(f"signal frames need {size} bytes, which fits")
-
-
-def arm_fp_state(host: Host) -> Finding:
-    """Judge what the CPU has besides the registers that are kept."""
-    features = (host.read("/proc/cpuinfo") or "").split()
-    more = " and ".join(name.upper() for name in ("sve", "sme") if name in features)
-    if more:
-        return degraded(f"{more} registers of guests are not kept, and guests are not told of them", "nothing to do")
-    return ok("v0 to v31, fpsr, fpcr: all there is")
 
 
 def fsgsbase(host: Host) -> Finding:
@@ -387,11 +371,10 @@ REQUIREMENTS: Final = (
     Requirement("memfd", "guest memory: one file that both stub and sentry map", BOTH, memfd),
     Requirement("address room", "the sentry sees all guest memory through one mapping", BOTH, address_room),
     Requirement("page size", "what guests map comes in pages", BOTH, page_size),
-    Requirement("address bits", "the stub's place at the top of the address space is computed from it", BOTH, address_bits, X86),
-    Requirement("FP state", "guest floating point and vector registers survive a trap", BOTH, fp_state, X86),
-    Requirement("FPSIMD state", "guest floating point and vector registers survive a trap", BOTH, arm_fp_state, ARM),
-    Requirement("FSGSBASE", "saves a system call per trap", SYSTRAP, fsgsbase, X86),
-    Requirement("CPUID faulting", "guests see only what of the CPU is kept for them", SYSTRAP, cpuid_faulting, X86),
+    Requirement("address bits", "the stub's place at the top of the address space is computed from it", BOTH, address_bits),
+    Requirement("FP state", "guest floating point and vector registers survive a trap", BOTH, fp_state),
+    Requirement("FSGSBASE", "saves a system call per trap", SYSTRAP, fsgsbase),
+    Requirement("CPUID faulting", "guests see only what of the CPU is kept for them", SYSTRAP, cpuid_faulting),
     Requirement("rseq", "glibc's registration must not write into guest memory", SYSTRAP, rseq),
     Requirement("mseal", "a hostile guest cannot remap the stub's code", SYSTRAP, mseal),
     Requirement("futex_waitv", "the sentry sleeps on all stubs at once", SYSTRAP, futex_waitv),
@@ -406,10 +389,8 @@ REQUIREMENTS: Final = (
 
 
 def examine(host: Host) -> list[Result]:
-    """Ask for everything that this machine can have."""
-    machine = host.uname()[1]
-    asked = [requirement for requirement in REQUIREMENTS if not requirement.machines or machine in requirement.machines]
-    return [Result(requirement, requirement.probe(host)) for requirement in asked]
+    """Ask for everything."""
+    return [Result(requirement, requirement.probe(host)) for requirement in REQUIREMENTS]
 
 
 def blocking(results: list[Result], platform: str) -> list[Result]:

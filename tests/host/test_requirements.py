@@ -16,13 +16,6 @@ def test_a_good_host_has_no_complaints() -> None:
     assert [r.requirement.id for r in examine(FakeHost()) if r.finding.verdict is not Verdict.OK] == []
 
 
-def test_what_only_one_cpu_can_have_is_asked_there() -> None:
-    x86 = {"FSGSBASE", "CPUID faulting", "FP state", "address bits"}
-    asked = {result.requirement.id for result in examine(FakeHost(machine="aarch64"))}
-    assert {r.id for r in REQUIREMENTS} - asked == x86
-    assert x86 <= {result.requirement.id for result in examine(FakeHost())}
-
-
 def test_ids_are_unique_and_everything_is_explained() -> None:
     assert len({r.id for r in REQUIREMENTS}) == len(REQUIREMENTS)
     for requirement in REQUIREMENTS:
@@ -48,12 +41,6 @@ CASES: list[tuple[str, FakeHost, Verdict, str]] = [
     ),
     ("user notify", FakeHost(failing={"user_notify": 16}), Verdict.DEGRADED, "listens already"),
     ("user notify", FakeHost(failing={"user_notify": 22}), Verdict.DEGRADED, "no seccomp listener"),
-    (
-        "FPSIMD state",
-        FakeHost(machine="aarch64", files={"/proc/cpuinfo": "Features : fp asimd sve"}),
-        Verdict.DEGRADED,
-        "SVE",
-    ),
     ("user dispatch", FakeHost(failing={"user_dispatch": 22}), Verdict.DEGRADED, "seccomp alone"),
     (
         "ptrace",

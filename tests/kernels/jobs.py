@@ -171,7 +171,7 @@ def measure(kernel: Kernel, job: Job, seconds: float, tell: Callable[[bytes], No
         if tell is not None:
             tell(data)
 
-    environment = {"SYSTRAP_SLOW": str(SLOW)}
+    environment = {"SYSTRAP_SLOWNESS": str(SLOW)}
     outcome = machine.run(kernel, machine.Job(job.command, job.user, environment), seconds, out.extend, listen)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     if outcome.status is None:

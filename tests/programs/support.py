@@ -16,8 +16,9 @@ from systrap.host.probe import Host
 from systrap.host.requirements import blocking, examine
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT = 50 * float(os.environ.get("SYSTRAP_SLOW", "1"))
-"""Seconds for one run; SYSTRAP_SLOW says by how much this machine is slower than others, as emulated ones are."""
+SLOWNESS = float(os.environ.get("SYSTRAP_SLOWNESS", "1"))
+"""How many times slower than a machine of our days this one is: an emulated one says so, and every time limit grows."""
+TIMEOUT = 50 * SLOWNESS
 PLATFORMS = ("systrap", "ptrace")
 
 
@@ -52,8 +53,8 @@ def need_platform(platform: str) -> None:
 
 
 def need_program(name: str) -> str:
-    """Return the path of a program, or skip the test."""
-    path = shutil.which(name)
+    """Return the path of a program where both runs look for it, or skip the test."""
+    path = shutil.which(name, path=environment()["PATH"])
     if path is None:
         pytest.skip(f"{name} is not installed")
     return path
