@@ -75,6 +75,7 @@ PACKAGES: Final = (
     "diffutils",
     "findutils",
     "grep",
+    "mawk",
     "perl-base",
     "python3",
     "python3-pytest",

@@ -105,8 +105,9 @@ def write_root(archive: Archive, root: Path) -> None:
     archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     archive.add("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
     archive.tree(root)
-    if not (root / "usr/bin/sh").is_symlink():
-        archive.link("usr/bin/sh", "dash")
+    for name, target in (("sh", "dash"), ("awk", "mawk")):  # what a package's scripts would do
+        if not (root / "usr/bin" / name).is_symlink():
+            archive.link(f"usr/bin/{name}", target)
     archive.text("etc/passwd", _USERS)
     archive.text("etc/group", _GROUPS)
     archive.text("etc/hosts", "127.0.0.1 localhost machine\n")

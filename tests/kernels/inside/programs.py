@@ -3,6 +3,7 @@
 Writes a line for each program to standard output: "pass NAME", "skip NAME: why" or "FAIL NAME: why". Status 1 with a failure.
 """
 
+import subprocess
 import sys
 from typing import Final
 
@@ -26,7 +27,7 @@ def attempt(platform: str, case: Case) -> str:
         same_as_native(platform, case.argv, case.stdin)
     except pytest.skip.Exception as skipped:
         return f"skip {case.name}: {skipped}"
-    except (AssertionError, OSError) as error:
+    except (AssertionError, OSError, subprocess.SubprocessError) as error:
         lines = str(error).splitlines() or ["?"]
         return f"FAIL {case.name}: {' | '.join(lines)[:600]}"
     return f"pass {case.name}"
