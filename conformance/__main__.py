@@ -59,6 +59,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--only", metavar="GLOB", action="append", help="only ids that match, as SYS-*; may be given again")
     add("--tier", metavar="N", type=int, default=99, help="only tiers up to N")
+    add("--from-tier", metavar="N", type=int, default=0, help="only tiers from N on")
     add("--level", choices=LEVELS, default="may", help="only cases that bind at least so much (%(default)s: all)")
     add("--arch", default=os.uname().machine, help="the guests' architecture (%(default)s)")
 
@@ -105,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _selection(options: argparse.Namespace) -> Selection:
-    return Selection(str(options.arch), tuple(options.only or ("*",)), int(options.tier), str(options.level))
+    return Selection(
+        str(options.arch), tuple(options.only or ("*",)), int(options.tier), str(options.level), int(options.from_tier)
+    )
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ class Selection(NamedTuple):
     only: Sequence[str] = ("*",)
     tier: int = 99
     level: str = "may"
+    from_tier: int = 0
 
 
 def everything(arch: str) -> list[Item]:
@@ -45,11 +46,13 @@ def choose(selection: Selection) -> list[Item]:
         item
         for item in everything(selection.arch)
         if any(fnmatch.fnmatchcase(item.id, glob) for glob in selection.only)
-        and item.tier <= selection.tier
+        and selection.from_tier <= item.tier <= selection.tier
         and item.level in levels
     ]
     if not chosen:
-        raise SelectionError(f"no case matches {' '.join(selection.only)} up to tier {selection.tier}")
+        raise SelectionError(
+            f"no case matches {' '.join(selection.only)} in tiers {selection.from_tier} to {selection.tier}"
+        )
     return chosen
 
 

@@ -138,14 +138,26 @@ JOBS: Final = (
     Job("doctor-user", "the same, as a user", DOCTOR, read_doctor, "user"),
     Job(
         "conformance-systrap",
-        "the suite's must cases on the systrap platform",
-        conformance("systrap", "--level", "must"),
+        "the suite's must cases up to tier 5 on the systrap platform",
+        conformance("systrap", "--level", "must", "--tier", "5"),
         read_conformance,
     ),
     Job(
         "conformance-ptrace",
-        "the suite's must cases on the ptrace platform",
-        conformance("ptrace", "--level", "must"),
+        "the same on the ptrace platform",
+        conformance("ptrace", "--level", "must", "--tier", "5"),
+        read_conformance,
+    ),
+    Job(
+        "stress-systrap",
+        "its must cases of tier 6, stress and leaks, on the systrap platform",
+        conformance("systrap", "--level", "must", "--from-tier", "6"),
+        read_conformance,
+    ),
+    Job(
+        "stress-ptrace",
+        "the same on the ptrace platform",
+        conformance("ptrace", "--level", "must", "--from-tier", "6"),
         read_conformance,
     ),
     Job(
