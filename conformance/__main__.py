@@ -38,6 +38,13 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
+def _factor(text: str) -> float:
+    """Read by how much a machine is slower."""
+    if not 1 <= float(text) <= 1000:
+        raise ValueError(text)
+    return float(text)
+
+
 def _add_driver(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
@@ -54,6 +61,8 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--timeout", metavar="S", type=_seconds, default=PATIENCE, dest="patience",
         help="seconds that an answer may take beyond what a case grants its guests (%(default)s)")  # fmt: skip
+    add("--slow", metavar="N", type=_factor, default=1.0,
+        help="a machine that is N times slower, as emulated ones are: everything that is granted is granted N times")  # fmt: skip
     add("-v", "--verbose", action="store_true", help="tell of every case, not only of what is not good")
     add("--report", metavar="FILE", type=Path, help="write a report as JSON lines, for the commands report and diff")
 
@@ -62,6 +71,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--only", metavar="GLOB", action="append", help="only ids that match, as SYS-*; may be given again")
     add("--tier", metavar="N", type=int, default=99, help="only tiers up to N (0…6; all)")
+    add("--from-tier", metavar="N", type=int, default=0, help="only tiers from N on")
     add("--level", choices=LEVELS, default="may", help='"must" leaves out what is only "should" or "may" (all)')
     add("--arch", default=os.uname().machine, help="the guests' architecture (%(default)s)")
 
@@ -147,7 +157,9 @@ def _sentry(options: argparse.Namespace) -> int:
 
 
 def _selection(options: argparse.Namespace) -> Selection:
-    return Selection(str(options.arch), tuple(options.only or ("*",)), int(options.tier), str(options.level))
+    return Selection(
+        str(options.arch), tuple(options.only or ("*",)), int(options.tier), str(options.level), int(options.from_tier)
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -160,6 +172,7 @@ def _run(options: argparse.Namespace) -> int:
         seed=options.seed,
         report=options.report,
         patience=options.patience,
+        slow=options.slow,
         errata=options.errata,
         second_look=not options.no_second_look,
         verbose=options.verbose,
@@ -168,8 +181,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _smoke(options: argparse.Namespace) -> int:
-    settings = commands.RunOptions(options.driver, report=options.report, patience=options.patience, verbose=True)
-    return commands.smoke(settings._replace(jobs=1))
+    settings = commands.RunOptions(
+        options.driver, report=options.report, patience=options.patience, slow=options.slow, verbose=True
+    )
+    return commands.smoke(settings._replace(jobs=1, seed=0))
 
 
 def _carry_out(options: argparse.Namespace) -> int:

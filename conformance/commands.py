@@ -47,7 +47,7 @@ STUB_AFFAIRS: Final = tuple("ABI-* SMOKE-* SYS-* REG-* FLT-* STEP-* FP-* INT-* P
 
 
 class RunOptions(NamedTuple):
-    """How to run. ``seed`` None: a new one, and the cases in their order."""
+    """How to run. ``seed`` None: a new one, and the cases in their order. ``slow`` multiplies every time that is granted."""
 
     driver: Sequence[str]
     skip_file: Path | None = None
@@ -57,6 +57,7 @@ class RunOptions(NamedTuple):
     seed: int | None = None
     report: Path | None = None
     patience: float = PATIENCE
+    slow: float = 1.0
     errata: Path = ERRATA
     second_look: bool = True
     verbose: bool = False
@@ -92,7 +93,7 @@ def _run(plan: list[Item], selection: Selection, options: RunOptions) -> int:
         if options.report is not None:
             writer = report.Writer(stack.enter_context(options.report.open("w", encoding="utf-8")))
             writer.begin(plan, options.driver, seed)
-        pool = Pool(How(options.driver, options.jobs, options.patience, seed, options.second_look))
+        pool = Pool(How(options.driver, options.jobs, options.patience, seed, options.second_look, options.slow))
         for verdict in _verdicts(pool, plan, reasons, errata, options.skipped_must_fail):
             rows.append(report.row_of(verdict))
             screen.verdict(verdict, len(plan))

@@ -19,6 +19,7 @@ class How(NamedTuple):
     patience: float = PATIENCE
     seed: int = 0
     second_look: bool = False
+    slow: float = 1.0
 
 
 def default_jobs() -> int:
@@ -64,7 +65,7 @@ class Pool:
     def _work(self, todo: "queue.SimpleQueue[Item]", done: "queue.SimpleQueue[Verdict | None]") -> None:
         """Run cases with a driver of this thread's own, until none is left."""
         how = self._how
-        runner = Runner(how.command, how.patience, how.seed, how.second_look)
+        runner = Runner(how.command, how.patience, how.seed, how.second_look, how.slow)
         try:
             while not self._stop.is_set():
                 item = todo.get_nowait()

@@ -56,11 +56,20 @@ class Runner:
     """
 
     def __init__(
-        self, command: Sequence[str], patience: float = PATIENCE, seed: int = 0, second_look: bool = False
+        self,
+        command: Sequence[str],
+        patience: float = PATIENCE,
+        seed: int = 0,
+        second_look: bool = False,
+        slow: float = 1.0,
     ) -> None:
-        """Use ``command`` as driver. ``second_look``: run what went wrong again, to tell whether it is flaky."""
+        """Use ``command`` as driver. ``second_look``: run what went wrong again, to tell whether it is flaky.
+
+        ``slow`` multiplies the patience, and the time that cases grant their guests.
+        """
         self._command = command
-        self._patience = patience
+        self._patience = patience * slow
+        self._slow = slow
         self._seed = seed
         self._looks = _SECOND_LOOKS if second_look else 0
         self._driver: Driver | None = None
@@ -101,7 +110,7 @@ class Runner:
             self.hello = result_of(self._driver.hello(self._patience))
             caps = self.hello["caps"]
             self._caps = frozenset(map(str, caps)) if isinstance(caps, list) else frozenset()
-            self._caps |= _cpu_features()
+            self._caps |= _cpu_features() | {f"page.{self.hello.get('page_size')}"}
             self._refused = 0
         return self.hello
 
@@ -124,7 +133,7 @@ class Runner:
             unfit = self._unfit(case, hello)
             if unfit:
                 return Verdict(case, Status.UNSUPPORTED, unfit)
-            run = Run(case, self._driver, hello, self._patience, self._seed)
+            run = Run(case, self._driver, hello, self._patience, self._seed, self._slow)
             run.go()
             return Verdict(case, Status.PASS, "an interrupt that nobody sent was forgiven" if run.forgiven else "")
         except OSError as error:

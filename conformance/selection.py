@@ -32,6 +32,7 @@ class Selection(NamedTuple):
     only: Sequence[str] = ("*",)
     tier: int = _ALL_TIERS
     level: str = "may"
+    from_tier: int = 0
 
 
 def everything(arch: str) -> list[Item]:
@@ -46,11 +47,12 @@ def choose(selection: Selection) -> list[Item]:
         item
         for item in everything(selection.arch)
         if any(fnmatch.fnmatchcase(item.id, glob) for glob in selection.only)
-        and item.tier <= selection.tier
+        and selection.from_tier <= item.tier <= selection.tier
         and item.level in levels
     ]
     if not chosen:
-        bounds = [f"up to tier {selection.tier}"] if selection.tier < _ALL_TIERS else []
+        bounds = [f"from tier {selection.from_tier}"] if selection.from_tier else []
+        bounds += [f"up to tier {selection.tier}"] if selection.tier < _ALL_TIERS else []
         bounds += [f"of level {selection.level}"] if selection.level != LEVELS[-1] else []
         words = " ".join((*selection.only, *bounds))
         raise SelectionError(f"no case for {selection.arch} matches {words}: `list` shows what there is")

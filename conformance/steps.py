@@ -16,6 +16,8 @@ _LONG: Final = 32
 """Bytes that can be compared by eye."""
 _NOTICEABLE: Final = 0.1
 """Seconds of waiting that tell an answer which was there already from one that came late."""
+_LONGEST_MS: Final = 600_000
+"""The longest timeout of a switch that the protocol has."""
 _FORGIVEN: Final = 1
 """Interrupts in a case that nobody sent: a signal that comes late may end a run that it was not meant for."""
 
@@ -80,9 +82,15 @@ def hex_difference(wanted: object, got: object) -> str | None:
 class Run:
     """One case on one driver: its spaces and contexts, and the names bound so far."""
 
-    def __init__(self, case: Case, driver: Driver, hello: Message, patience: float = 10.0, seed: int = 0) -> None:
-        """Run ``case``; an answer may take ``patience`` seconds. Random values depend on ``seed`` and the case only."""
+    def __init__(
+        self, case: Case, driver: Driver, hello: Message, patience: float = 10.0, seed: int = 0, slow: float = 1.0
+    ) -> None:
+        """Run ``case``; an answer may take ``patience`` seconds. Random values depend on ``seed`` and the case only.
+
+        ``slow`` multiplies the case's own timeouts.
+        """
         self._case = case
+        self._slow = slow
         self._patience = patience
         self._random = random.Random(f"{seed}/{case.id}")
         self._driver = driver
@@ -148,11 +156,17 @@ class Run:
         if address is None:
             raise PatternError(f"{mapping.addr} is no address")
         source: Message = {"object": mapping.object, "offset": mapping.offset} if mapping.object else {"anon": True}
-        self._call("map", space=space, addr=f"{address:#x}", len=mapping.length, prot=mapping.prot, src=source)
+        length = self._whole(mapping.length)
+        self._call("map", space=space, addr=f"{address:#x}", len=length, prot=mapping.prot, src=source)
         address += mapping.at
         for start in range(0, len(mapping.data), _CHUNK):
             piece = mapping.data[start : start + _CHUNK]
             self._call("write", space=space, addr=f"{address + start:#x}", data=piece.hex())
+
+    def _whole(self, length: object) -> object:
+        """Return a length in whole pages of the driver: cases are written for 4096 bytes, and pages may be bigger."""
+        page = self._bindings["page_size"]
+        return -(-length // page) * page if isinstance(length, int) and isinstance(page, int) else length
 
     def _step(self, step: Step, where: str) -> None:
         if step.steps:
@@ -277,7 +291,8 @@ class Run:
 
     def _timeout(self, fields: Message) -> int:
         timeout = fields.get("timeout_ms", self._case.timeout_ms)
-        return timeout if isinstance(timeout, int) else self._case.timeout_ms
+        granted = timeout if isinstance(timeout, int) else self._case.timeout_ms
+        return min(int(granted * self._slow), _LONGEST_MS)
 
     def _compare(self, fields: Message, context: object, request: int, where: str) -> None:
         """Compare the event of a switch. One interrupt in a case that nobody sent is forgiven: the guest goes on."""
@@ -353,12 +368,12 @@ class Run:
     def unmap(self, fields: Message, _where: str) -> None:
         """Unmap a range."""
         addr = resolve(fields["addr"], self._bindings)
-        self._call("unmap", space=self._space(fields), addr=addr, len=fields["len"])
+        self._call("unmap", space=self._space(fields), addr=addr, len=self._whole(fields["len"]))
 
     def protect(self, fields: Message, _where: str) -> None:
         """Change a range's protection."""
-        arguments = {name: resolve(fields[name], self._bindings) for name in ("addr", "len", "prot")}
-        self._call("protect", space=self._space(fields), **arguments)
+        addr, length, prot = (resolve(fields[name], self._bindings) for name in ("addr", "len", "prot"))
+        self._call("protect", space=self._space(fields), addr=addr, len=self._whole(length), prot=prot)
 
     def release(self, fields: Message, _where: str) -> None:
         """Release a context or a space before the case's end."""

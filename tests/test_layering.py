@@ -33,7 +33,6 @@ MAY_ASK_FOR_THE_CPU = (
     "systrap.host",
     "systrap.platforms.systrap.abi",
     "systrap.platforms.systrap.blob",
-    "systrap.platforms.ptrace.platform",
     "systrap.cli",
 )
 """Where os.uname().machine may be read: to choose a module or an image, to refuse to run elsewhere, or to report it."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 RET_TRAP: Final = 0x00030000
+RET_TRACE: Final = 0x7FF00000
 RET_ALLOW: Final = 0x7FFF0000
 RET_USER_NOTIF: Final = 0x7FC00000
 

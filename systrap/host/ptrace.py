@@ -5,6 +5,7 @@ that are called once per event return 0 or −errno; the rest raise OSError.
 """
 
 import ctypes
+import os
 import signal
 import struct
 from typing import Final, NamedTuple
@@ -27,17 +28,24 @@ GET_SYSCALL_INFO: Final = 0x420E
 GET_RSEQ_CONFIGURATION: Final = 0x420F
 
 O_TRACESYSGOOD: Final = 0x00000001
+O_TRACESECCOMP: Final = 0x00000080
 O_EXITKILL: Final = 0x00100000
 
 NT_PRSTATUS: Final = 1
 """Register set: general registers (x86: struct user_regs_struct)."""
 NT_FPREGSET: Final = 2
-"""Register set: FP registers; on x86 the 512 bytes of FXSAVE."""
+"""Register set: FP registers; on x86 the 512 bytes of FXSAVE, on arm64 v0…v31, fpsr, fpcr."""
 NT_X86_XSTATE: Final = 0x202
 """Register set: the whole FP state, in the standard XSAVE format."""
+NT_ARM_TLS: Final = 0x401
+"""Register set: the thread pointer, tpidr_el0."""
+NT_ARM_SYSTEM_CALL: Final = 0x404
+"""Register set: the number of the system call that is about to be made, 32 bits; −1 is none."""
 
 SYSCALL_STOP: Final = signal.SIGTRAP | 0x80
 """What stop_signal() gives at a system call, under O_TRACESYSGOOD."""
+EVENT_SECCOMP: Final = 7
+"""The event of a stop at a system call, under O_TRACESECCOMP, where a filter says RET_TRACE."""
 EVENT_STOP: Final = 128
 """The event of a stop by INTERRUPT, and of the first stop of a thread that was attached when it was cloned."""
 
@@ -70,7 +78,7 @@ _SIGINFO: Final = struct.Struct("<iii4xQQI")
 _SIGACTION: Final = struct.Struct("<4Q")
 """The kernel's struct sigaction: handler, flags, restorer, mask."""
 _SA_NOCLDSTOP: Final = 1
-_SYSCALL_INSTRUCTION: Final = b"\x0f\x05"
+_SYSCALL_INSTRUCTION: Final = b"\x01\x00\x00\xd4" if os.uname().machine == "aarch64" else b"\x0f\x05"
 
 
 def request(what: int, tid: int, addr: int = 0, data: int = 0) -> int:

@@ -13,16 +13,16 @@ from typing import Final
 PAGE_SIZE: Final = mmap.PAGESIZE
 
 _X86_64 = {
-    "mmap": 9, "mprotect": 10, "munmap": 11, "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15,
-    "sched_yield": 24, "getpid": 39, "clone": 56, "exit": 60, "wait4": 61, "kill": 62, "getppid": 110,
+    "read": 0, "ppoll": 271, "mmap": 9, "mprotect": 10, "munmap": 11, "rt_sigaction": 13, "rt_sigprocmask": 14,
+    "rt_sigreturn": 15, "sched_yield": 24, "getpid": 39, "clone": 56, "exit": 60, "wait4": 61, "kill": 62, "getppid": 110,
     "sigaltstack": 131, "prctl": 157, "arch_prctl": 158, "gettid": 186, "tkill": 200, "time": 201, "futex": 202,
     "exit_group": 231, "tgkill": 234, "waitid": 247, "gettimeofday": 96, "ptrace": 101, "getcpu": 309, "seccomp": 317,
     "membarrier": 324, "rseq": 334, "pidfd_send_signal": 424, "pidfd_open": 434, "futex_waitv": 449, "mseal": 462,
     "setsid": 112, "renameat2": 316, "memfd_create": 319, "set_tid_address": 218, "rt_tgsigqueueinfo": 297, "setpriority": 141,
 }  # fmt: skip
 _AARCH64 = {
-    "mmap": 222, "mprotect": 226, "munmap": 215, "rt_sigaction": 134, "rt_sigprocmask": 135, "rt_sigreturn": 139,
-    "sched_yield": 124, "getpid": 172, "clone": 220, "exit": 93, "wait4": 260, "kill": 129, "getppid": 173,
+    "read": 63, "ppoll": 73, "mmap": 222, "mprotect": 226, "munmap": 215, "rt_sigaction": 134, "rt_sigprocmask": 135,
+    "rt_sigreturn": 139, "sched_yield": 124, "getpid": 172, "clone": 220, "exit": 93, "wait4": 260, "kill": 129, "getppid": 173,
     "sigaltstack": 132, "prctl": 167, "gettid": 178, "tkill": 130, "futex": 98, "exit_group": 94, "tgkill": 131,
     "waitid": 95, "gettimeofday": 169, "ptrace": 117, "getcpu": 168, "seccomp": 277, "membarrier": 283, "rseq": 293,
     "pidfd_send_signal": 424, "pidfd_open": 434, "futex_waitv": 449, "mseal": 462, "setsid": 157, "renameat2": 276,

@@ -9,6 +9,7 @@ uses pages again, as the conformance suite does, wants ``-cpu cortex-a72`` or ``
 
 import os
 from collections.abc import Iterator
+from itertools import product
 
 import pytest
 
@@ -17,11 +18,12 @@ from systrap.platform import Options
 from tests.platforms.kernel import SUBMIT, SWITCH, Kernel
 
 
-@pytest.fixture(params=[SWITCH, SUBMIT])
+@pytest.fixture(params=[f"{name}-{path}" for name, path in product(platform.names(), (SWITCH, SUBMIT))])
 def kernel(request: pytest.FixtureRequest) -> Iterator[Kernel]:
-    """Return a guest kernel on the systrap platform, for each way to run contexts."""
+    """Return a guest kernel on each platform, for each way to run contexts."""
     if os.uname().machine != "aarch64":
         pytest.skip("this needs an arm64 host")
-    kernel = Kernel(platform.lookup("systrap").new(Options()), str(request.param))
+    name, _, path = str(request.param).partition("-")
+    kernel = Kernel(platform.lookup(name).new(Options()), path)
     yield kernel
     kernel.close()

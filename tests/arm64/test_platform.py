@@ -51,6 +51,11 @@ def fault(kernel: Kernel, code: guest.Code, **registers: int) -> tuple[Event, Co
     return event, context
 
 
+def sees_syndromes(kernel: Kernel) -> bool:
+    """Tell whether the platform learns what a fault was about; ptrace shows it to nobody."""
+    return kernel.platform.name != "ptrace"
+
+
 # ---- system calls ----
 
 
@@ -108,16 +113,21 @@ def test_many_calls(kernel: Kernel) -> None:
 
 
 def test_reading_what_is_not_there(kernel: Kernel) -> None:
-    """S-053, P-043: address and access of a data abort, from the syndrome."""
+    """S-053, P-043: address and access of a data abort, from the syndrome, where the platform can see that."""
     event, context = fault(kernel, guest.LOAD, x0=UNMAPPED + 8)
     assert (signo(event), addr(event), event.access) == (SIGSEGV, UNMAPPED + 8, Access.READ)
     assert event.info is not None
-    assert event.info.err >> 26 == 0x24
+    assert event.info.err >> 26 == (0x24 if sees_syndromes(kernel) else 0)
     assert reg(context, "pc") == CODE
 
 
 def test_writing_what_is_not_there(kernel: Kernel) -> None:
-    event, _ = fault(kernel, guest.STORE, x0=UNMAPPED)
+    """P-043: a platform that must guess takes it for a read first, and for a write when it comes again."""
+    context, space = kernel.context(x0=UNMAPPED), space_of(kernel, guest.STORE)
+    event = kernel.run(context, space)
+    if not sees_syndromes(kernel):
+        assert event.access == Access.READ
+        event = kernel.run(context, space)
     assert (signo(event), addr(event), event.access) == (SIGSEGV, UNMAPPED, Access.WRITE)
 
 
@@ -293,15 +303,19 @@ def test_an_interrupt_ends_a_loop(kernel: Kernel) -> None:
     """P-070, S-039: the registers are those of the moment, and the guest goes on from there."""
     space = space_of(kernel, guest.SPIN)
     context = kernel.context()
-    last = 0
-    for _ in range(5):
+    last = progress = 0
+    deadline = time.monotonic() + PATIENCE
+    while progress < 5:
+        # The first may come before the guest began.
+        assert time.monotonic() < deadline
         timer = threading.Timer(0.05, context.interrupt)
         timer.start()
         event = kernel.run(context, space)
         timer.join()
         assert event.kind == EventKind.INTERRUPTED
         assert reg(context, "pc") - CODE in (0, 4)
-        assert reg(context, "x9") > last
+        assert reg(context, "x9") >= last
+        progress += reg(context, "x9") > last
         last = reg(context, "x9")
 
 
@@ -390,7 +404,8 @@ def test_unmapping(kernel: Kernel) -> None:
 def test_a_guest_that_forges_its_threads_sysmsg(kernel: Kernel) -> None:
     """S-054, S-140: the handler finds another address than its own there, and the guest is dead; others are not."""
     other, victim = space_of(kernel, guest.CALLS), space_of(kernel, guest.STORE)
-    assert isinstance(victim, Subprocess)
+    if not isinstance(victim, Subprocess):
+        pytest.skip("stubs of this platform have no such memory")
     image = victim.stub.environment.image
     forged = image.layout.thread_area(1) + image.layout.area.sysmsg
     event = kernel.run(kernel.context(x0=forged, x9=0x1234), victim)

@@ -113,6 +113,13 @@ def test_a_missing_driver_fails_every_case(capsys: pytest.CaptureFixture[str]) -
     assert out.endswith((f": {count - 3} unknown, 3 error\n", f": 3 error, {count - 3} unknown\n"))
 
 
+def test_tiers_have_two_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--arch", "x86_64", "--from-tier", "4", "--tier", "5"]) == 0
+    tiers = {line.split()[2] for line in capsys.readouterr().out.splitlines()}
+    assert tiers == {"4", "5"}
+    assert main(["list", "--from-tier", "5", "--tier", "4"]) == 2
+
+
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--arch", "x86_64"]) == 0
     out = capsys.readouterr().out

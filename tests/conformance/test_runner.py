@@ -179,6 +179,16 @@ def test_bad_drivers_are_found_out(tmp_path: Path, name: str) -> None:
         assert verdict.transcript
 
 
+@pytest.mark.parametrize(("slow", "asked"), [(1.0, 500), (10.0, 5000), (1000.0, 500_000), (900.0 * 2, 600_000)])
+def test_a_slow_machine_gets_more_time(tmp_path: Path, slow: float, asked: int) -> None:
+    """What a case grants is multiplied, up to what the protocol can say."""
+    habit = f'if r["op"] == "switch" and r["timeout_ms"] != {asked}: sys.exit(1)'
+    runner = Runner(fake(tmp_path, habit), slow=slow)
+    (verdict,) = runner.run([ONE._replace(timeout_ms=500)])
+    runner.close()
+    assert verdict.status is Status.PASS, verdict
+
+
 def test_a_lost_driver_is_replaced(tmp_path: Path) -> None:
     count = tmp_path / "count"
     start = f'open({str(count)!r}, "a").write("x")'

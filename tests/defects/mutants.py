@@ -64,6 +64,16 @@ MUTANTS: Final = {
     "DF-AC: DF in syshandler": Mutant("sysmsg", (Edit("x86_64/syshandler.S", "        cld\n", ""),)),
     "DF-AC: AC in syshandler": Mutant("sysmsg", (Edit("x86_64/syshandler.S", "        jc      clear_ac\n", ""),)),
     "DF-AC: AC in the handler": Mutant("sysmsg", (Edit("x86_64/sighandler.c", "(EFLAGS_AC | EFLAGS_NT))\n", "0)\n"),)),
+    "ARM-RECORD-WALK": Mutant(
+        "sysmsg",
+        (
+            Edit(
+                "aarch64/frame.h",
+                "if (size < sizeof(struct record) || size % RECORD_ALIGNMENT != 0 || size > FRAME_RECORDS_SIZE - offset)",
+                "if (0)",
+            ),
+        ),
+    ),
     "XFEATURES": Mutant("sysmsg", (Edit("x86_64/sighandler.c", "FP_FEATURES 0xe7ull", "FP_FEATURES 0xfffffffffff9fdffull"),)),
 }  # fmt: skip
 """By the id of the defect in docs/upstream-defects.md, and what of it where there are several."""

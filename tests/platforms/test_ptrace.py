@@ -12,14 +12,14 @@ import pytest
 
 from systrap.arch import x86_fp
 from systrap.host import bpf, limits
-from systrap.host.sys import NR
+from systrap.host.sys import AUDIT_ARCH, NR
 from systrap.platform import Access, EventKind, MapError, Options, PlatformError, ProgrammingError
 from systrap.platforms import x86_faults
-from systrap.platforms.ptrace import x86_64 as machine
 from systrap.platforms.ptrace.context import PtraceContext
+from systrap.platforms.ptrace.here import MACHINE
 from systrap.platforms.ptrace.platform import CONSTRUCTOR, PtracePlatform
 from systrap.platforms.ptrace.space import PtraceSpace
-from systrap.platforms.ptrace.stub import INJECTED, number, stub_page
+from systrap.platforms.ptrace.stub import INJECTED, stub_page
 from tests.platforms import guest
 from tests.platforms.kernel import (
     CODE,
@@ -113,15 +113,15 @@ def test_only_the_stub_page_may_call() -> None:
     """# P-034: and only what is injected, should a stub ever run untraced."""
     base = 0x7FFF12345000
     page = stub_page(base)
-    assert page.startswith(machine.STUB_CODE)
+    assert page.startswith(MACHINE.stub_code)
     (count,) = struct.unpack_from("<H", page, 0x100)
     program = page[0x110 : 0x110 + 8 * count]
-    behind = base + machine.SYSCALL_LEN
+    behind = base + MACHINE.syscall_len
     for name in INJECTED:
-        assert bpf.evaluate(program, number(name), machine.NATIVE, behind) == bpf.RET_ALLOW
-        assert bpf.evaluate(program, number(name), machine.NATIVE, behind + 2) == bpf.RET_TRAP
-        assert bpf.evaluate(program, number(name), 0x40000003, behind) == bpf.RET_TRAP
-    assert bpf.evaluate(program, NR["kill"], machine.NATIVE, behind) == bpf.RET_TRAP
+        assert bpf.evaluate(program, NR[name], AUDIT_ARCH, behind) == bpf.RET_ALLOW
+        assert bpf.evaluate(program, NR[name], AUDIT_ARCH, behind + 2) == bpf.RET_TRAP
+        assert bpf.evaluate(program, NR[name], 0x40000003, behind) == bpf.RET_TRAP
+    assert bpf.evaluate(program, NR["kill"], AUDIT_ARCH, behind) == bpf.RET_TRAP
 
 
 def test_jump_into_the_stub_page(kernel: Kernel) -> None:

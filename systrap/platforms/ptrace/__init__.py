@@ -1,1 +1,1 @@
-"""The ptrace platform: the simplest one with the same contract (PTRACE_SYSEMU). Oracle, baseline, first lesson."""
+"""The ptrace platform: the simplest one with the same contract. Oracle, baseline, first lesson."""

@@ -3,11 +3,9 @@
 from _thread import LockType
 from typing import TYPE_CHECKING
 
-from systrap.arch import x86_fp
-from systrap.host import ptrace
 from systrap.host.process import tgkill
 from systrap.platform import INTERRUPTED_EVENT, AddressSpace, Context, Event, ProgrammingError
-from systrap.platforms.ptrace import x86_64 as machine
+from systrap.platforms.ptrace.here import MACHINE
 from systrap.platforms.ptrace.stub import INTERRUPT_SIGNAL, Tracee
 from systrap.platforms.x86_faults import LastFault
 
@@ -24,14 +22,13 @@ class PtraceContext(Context):
 
     __slots__ = (
         "_platform",
-        "base_set",
         "events",
-        "fp_set",
-        "full_set",
+        "fp_state",
         "interrupted",
         "interrupts",
         "last_fault",
         "load",
+        "registers",
         "running",
         "stale",
         "tracee",
@@ -41,12 +38,11 @@ class PtraceContext(Context):
     def __init__(self, platform: "PtracePlatform", fp_kind: int, fp_size: int) -> None:
         """Make a context with zeroed registers and an initial FP state of the host's size (P-060)."""
         self._platform = platform
-        buffer = bytearray(machine.REGISTER_BYTES)
+        buffer = MACHINE.register_buffer()
         self.regs = memoryview(buffer).cast("Q")
-        self.full_set = ptrace.RegisterSet(ptrace.NT_PRSTATUS, buffer)
-        self.base_set = ptrace.RegisterSet(ptrace.NT_PRSTATUS, buffer, machine.CALL_BYTES)
-        self.fp = x86_fp.initial(fp_size)
-        self.fp_set = ptrace.RegisterSet(fp_kind, self.fp)
+        self.registers = MACHINE.registers(buffer)
+        self.fp = MACHINE.initial_fp(fp_size)
+        self.fp_state = MACHINE.fp_state(fp_kind, self.fp)
         self.event = INTERRUPTED_EVENT
         self.owner = None
         self.tracee: Tracee | None = None
@@ -73,7 +69,7 @@ class PtraceContext(Context):
     def fetch_fp(self) -> None:
         """Read the FP state from the stub thread, on its tracer's thread. A dead thread leaves ``fp`` as it is."""
         if self.stale and self.tracee is not None:
-            self.fp_set.read(self.tracee.tid)
+            self.fp_state.read(self.tracee.tid)
         self.stale = False
 
     def full_state_changed(self) -> None:

@@ -3,37 +3,26 @@
 import signal
 from typing import TYPE_CHECKING, Final
 
-from systrap.arch.x86_64 import ORIG_RAX, RAX, RIP
 from systrap.host import ptrace
-from systrap.platform import INTERRUPTED_EVENT, SYSCALL_EVENT, Access, ContextError, Event, EventKind, SignalInfo
-from systrap.platforms.ptrace import x86_64 as machine
+from systrap.platform import INTERRUPTED_EVENT, SYSCALL_EVENT, ContextError, Event, EventKind, SignalInfo
+from systrap.platforms.ptrace.here import MACHINE
 from systrap.platforms.ptrace.stub import INTERRUPT_SIGNAL, Stub
-from systrap.platforms.x86_faults import SEGV_MAPERR
 
 if TYPE_CHECKING:
     from systrap.platforms.ptrace.context import PtraceContext
 
 _EPERM: Final = 1
 _SI_KERNEL: Final = 0x80
-_SYS_SECCOMP: Final = 1
 _GUEST_SIGNALS: Final = frozenset(
     (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS)
 )
 
 
 def syscall_event(context: "PtraceContext", tid: int) -> Event | None:
-    """Take in a system call (P-040): None when the thread was killed, which a later wait tells.
-
-    The call is neither native nor valid when it came through the 32-bit gate (P-050); asking costs a request, so it is asked
-    only where the registers are not as a native call leaves them.
-    """
-    if context.full_set.read(tid):
+    """Take in a system call (P-040): None when the thread was killed, which a later wait tells."""
+    if context.registers.read(tid):
         return None
-    regs = context.regs
-    number = regs[ORIG_RAX]
-    if not machine.looks_native(regs) and ptrace.syscall_arch(tid) not in (None, machine.NATIVE):
-        number = regs[ORIG_RAX] = (number & 0xFFFFFFFF) + machine.FOREIGN_OFFSET
-    regs[RAX] = number
+    MACHINE.at_call(context.regs, tid)
     context.last_fault.forget()
     return SYSCALL_EVENT
 
@@ -49,36 +38,18 @@ def signal_event(context: "PtraceContext", stub: Stub, tid: int, status: int) ->
     if info is None:
         return None
     if signo == INTERRUPT_SIGNAL:
-        if not context.interrupted or context.full_set.read(tid):
+        if not context.interrupted or context.registers.read(tid):
             return None
         context.last_fault.forget()
         return INTERRUPTED_EVENT
-    if info.code <= 0 or signo not in _GUEST_SIGNALS or context.full_set.read(tid):
+    if info.code <= 0 or signo not in _GUEST_SIGNALS or context.registers.read(tid):
         return None
-    if signo == signal.SIGSYS:
-        return _vsyscall_event(context, info)
-    if signo != signal.SIGSEGV:
-        context.last_fault.forget()
-        return Event(EventKind.SIGNAL, SignalInfo(signo, info.code, info.addr))
-    ip = context.regs[RIP]
-    if info.code == _SI_KERNEL and machine.VSYSCALL[0] <= ip < machine.VSYSCALL[1]:
-        # A jump into the page beside its entries: the kernel only says that it does not like it.
-        info = ptrace.SignalStop(signo, SEGV_MAPERR, ip)
-    access = context.last_fault.guess(info.code, info.addr, ip, stub.unmaps)
-    return Event(EventKind.SIGNAL, SignalInfo(signo, info.code, info.addr), access)
-
-
-def _vsyscall_event(context: "PtraceContext", info: ptrace.SignalStop) -> Event:
-    """Turn what the filter caught into the fault it would be without a vsyscall page (P-049).
-
-    The host kernel emulates calls into the page without a system call stop, so only the filter sees them.
-    """
+    if signo == signal.SIGSEGV:
+        return MACHINE.at_segv(context.regs, info, context.last_fault, stub)
     context.last_fault.forget()
-    low, high = machine.VSYSCALL
-    if info.code != _SYS_SECCOMP or not low <= info.addr < high:
-        return Event(EventKind.SIGNAL, SignalInfo(int(signal.SIGSYS), info.code, info.addr))
-    machine.undo_vsyscall(context.regs, info.addr)
-    return Event(EventKind.SIGNAL, SignalInfo(int(signal.SIGSEGV), SEGV_MAPERR, info.addr), Access.EXECUTE)
+    if signo == signal.SIGSYS:
+        return MACHINE.at_sigsys(context.regs, info)
+    return Event(EventKind.SIGNAL, SignalInfo(signo, info.code, info.addr))
 
 
 def bad_fp_event() -> Event:

@@ -5,10 +5,8 @@ import time
 from abc import ABC, abstractmethod
 from typing import Final
 
-from systrap.arch.x86_64 import FS_BASE
 from systrap.host import ptrace
-from systrap.host.sys import check
-from systrap.platforms.ptrace import x86_64 as machine
+from systrap.platforms.ptrace.here import MACHINE
 from systrap.platforms.ptrace.stub import Stub, StubDiedError, Tracee
 
 OWN: Final = ptrace.WALL | ptrace.WNOTHREAD
@@ -34,9 +32,9 @@ class Injector(ABC):
         self.tracees: dict[int, Tracee] = {}
         self._waiter = ptrace.Waiter()
         self._spins = _SPINS if len(os.sched_getaffinity(0)) > 1 else 0
-        self._call_buffer = bytearray(machine.REGISTER_BYTES)
+        self._call_buffer = bytearray(MACHINE.call_bytes)
         self._call_regs = memoryview(self._call_buffer).cast("Q")
-        self._call_set = ptrace.RegisterSet(ptrace.NT_PRSTATUS, self._call_buffer, machine.CALL_BYTES)
+        self._call_set = ptrace.RegisterSet(ptrace.NT_PRSTATUS, self._call_buffer)
 
     @abstractmethod
     def bury(self, tracee: Tracee, status: int | None) -> None:
@@ -47,12 +45,6 @@ class Injector(ABC):
         self.tracees[tracee.tid] = tracee
         self._wait_stop(tracee)
 
-    def thread_pointer(self, tracee: Tracee) -> int:
-        """Return the FS base of a stopped thread. Raises OSError."""
-        buffer = bytearray(machine.REGISTER_BYTES)
-        check(ptrace.RegisterSet(ptrace.NT_PRSTATUS, buffer).read(tracee.tid), "reading a stub's registers")
-        return memoryview(buffer).cast("Q")[FS_BASE]
-
     def inject(self, tracee: Tracee, nr: int, *args: int) -> int:
         """Make a stopped thread call the host kernel. Returns the result, or −errno. Raises StubDiedError.
 
@@ -60,22 +52,22 @@ class Injector(ABC):
         """
         tid = tracee.tid
         ip = tracee.stub.code
-        behind = ip + machine.SYSCALL_LEN
+        behind = ip + MACHINE.syscall_len
         regs = self._call_regs
         while True:
-            machine.pack_call(self._call_buffer, ip, nr, args)
+            MACHINE.pack_call(self._call_buffer, ip, nr, args)
             error = self._call_set.write(tid)
             while not error:
                 error = ptrace.request(ptrace.SINGLESTEP, tid)
                 status = 0 if error else self._wait_stop(tracee)
                 if status == _STEP_STATUS:
                     error = self._call_set.read(tid)
-                    if not error and regs[machine.CALL_IP] == behind:
+                    if not error and regs[MACHINE.call_ip] == behind:
                         break
             if error:
                 # It was killed; the next wait says how.
                 self._wait_death(tracee)
-            result = regs[machine.CALL_RESULT]
+            result = regs[MACHINE.call_result]
             if result >= _U63:
                 result -= _U64
             if result not in _RESTART:

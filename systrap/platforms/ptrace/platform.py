@@ -1,10 +1,10 @@
-"""The ptrace platform: guests run under PTRACE_SYSEMU. The simplest platform with the whole contract, and no machine code.
+"""The ptrace platform: guests run under ptrace, a stop for each system call. The simplest platform with the whole contract.
 
 How a guest runs
     An address space is a *stub* process, a context in it a thread of that process, both traced and stopped. To run a context,
-    write its registers into its thread and resume it with PTRACE_SYSEMU: the thread stops at the next system call without
-    making it, or at the next signal. Both are read back as an event (events.py). To map memory, make a stopped thread step
-    over the one system call instruction of the stub page (Tracer.inject).
+    write its registers into its thread and resume it: the thread stops at the next system call without making it, or at the
+    next signal (machine.py: how on which CPU). Both are read back as an event (events.py). To map memory, make a stopped
+    thread step over the one system call instruction of the stub page (Tracer.inject).
 
 Where stubs come from
     The first, the *source*, is a raw clone of this process that shares its descriptors. It runs nothing but libc's sleep()
@@ -26,7 +26,6 @@ Known differences: the access of a fault is a guess where the page is not mapped
 over a system call traps one instruction late.
 """
 
-import os
 from functools import partial
 from threading import Lock, get_ident
 from typing import Final
@@ -44,11 +43,11 @@ from systrap.platform import (
     Platform,
     PlatformError,
     ProgrammingError,
-    RequirementError,
     Requirements,
 )
 from systrap.platforms.ptrace.broker import Broker, Server
 from systrap.platforms.ptrace.context import PtraceContext
+from systrap.platforms.ptrace.here import MACHINE
 from systrap.platforms.ptrace.jobs import Run
 from systrap.platforms.ptrace.space import PtraceSpace
 from systrap.platforms.ptrace.stub import Stub, StubDiedError, create_source
@@ -57,8 +56,6 @@ from systrap.platforms.ptrace.tracer import BELL_BUFFER, Tracer
 _STUB_FLAGS: Final = ptrace.CLONE_FILES | ptrace.CLONE_PARENT | ptrace.CLONE_PTRACE
 _SIGCHLD: Final = 17
 _MANY: Final = (1 << 31) - 1
-_XSTATE_MAX: Final = 64 * 1024
-_FXSAVE_SIZE: Final = 512
 _MEMBARRIER_QUERY: Final = 0
 _MEMBARRIER_GLOBAL: Final = 1
 
@@ -88,7 +85,7 @@ class PtracePlatform(Platform):
         """On the broker's thread: the source, the size of the FP state, the bells' stub, and the broker's bell."""
         self._source = create_source(broker)
         broker.group = self._source.pid
-        self._fp_kind, self._fp_size = _probe_fp(self._source.pid)
+        self._fp_kind, self._fp_size = MACHINE.probe_fp(self._source.pid)
         self._bells = self._clone_stub(broker)
         page = (BELL_BUFFER, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED)
         check(broker.inject(self._bells.leader, NR["mmap"], *page, -1, 0), "mapping the bells' page")
@@ -246,22 +243,11 @@ class PtracePlatform(Platform):
         self.broker.close()
 
 
-def _probe_fp(tid: int) -> tuple[int, int]:
-    """Return the register set for the whole FP state, and its size on this host."""
-    whole = ptrace.RegisterSet(ptrace.NT_X86_XSTATE, bytearray(_XSTATE_MAX))
-    if whole.read(tid) == 0:
-        return ptrace.NT_X86_XSTATE, whole.size()
-    return ptrace.NT_FPREGSET, _FXSAVE_SIZE
-
-
 class PtraceConstructor:
     """Makes ptrace platforms (platform.Constructor)."""
 
     def new(self, options: Options) -> Platform:
         """Create a platform; no option concerns it. Raises RequirementError, PlatformError."""
-        machine = os.uname().machine
-        if machine != "x86_64":
-            raise RequirementError(f"the ptrace platform runs on x86_64 only, this is {machine}")
         return PtracePlatform()
 
     def open_device(self, path: str) -> int | None:

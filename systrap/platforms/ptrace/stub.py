@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 from systrap.host import bpf, ptrace
 from systrap.host.limits import max_user_address, task_size
 from systrap.host.mem import MAP_FIXED_NOREPLACE, MAP_PRIVATE, PROT_EXEC, PROT_READ
-from systrap.host.sys import NR, PAGE_SIZE, check
+from systrap.host.sys import AUDIT_ARCH, NR, PAGE_SIZE, check
 from systrap.platform import RequirementError
-from systrap.platforms.ptrace import x86_64 as machine
+from systrap.platforms.ptrace.here import MACHINE
 
 if TYPE_CHECKING:
     from systrap.platforms.ptrace.context import PtraceContext
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 INTERRUPT_SIGNAL: Final = signal.SIGCHLD
 """The one signal that stub threads do not block, and that the sentry sends them."""
 
-SEIZE_OPTIONS: Final = ptrace.O_EXITKILL | ptrace.O_TRACESYSGOOD
+SEIZE_OPTIONS: Final = MACHINE.seize_options
 
 THREAD_FLAGS: Final = (
     ptrace.CLONE_VM
@@ -47,15 +47,9 @@ _NAME: Final = 0x80
 _FILTER: Final = 0x100
 
 INJECTED: Final = (
-    "mmap", "munmap", "clone", "pause", "read", "setsid", "rt_sigaction", "prctl", "seccomp",
+    "mmap", "munmap", "clone", "ppoll", "read", "setsid", "rt_sigaction", "prctl", "seccomp",
 )  # fmt: skip
 """The system calls that stubs make on the host, all of them from the stub page."""
-_NUMBERS: Final = {"pause": 34, "read": 0, **NR}
-
-
-def number(name: str) -> int:
-    """Return the number of an injected system call."""
-    return _NUMBERS[name]
 
 
 class StubDiedError(Exception):
@@ -106,11 +100,11 @@ class Stub:
 
 def stub_page(address: int) -> bytes:
     """Return the content of the stub page for a placement: code, and the data of the calls that set up the source."""
-    behind = address + machine.SYSCALL_LEN
-    only_here = (bpf.Alternative((bpf.Condition(bpf.IP, behind),)),)
-    program = bpf.program({number(name): only_here for name in INJECTED}, machine.NATIVE)
+    behind = address + MACHINE.syscall_len
+    only_here = (bpf.Alternative((bpf.Condition(bpf.IP, behind),), MACHINE.stub_action),)
+    program = bpf.program({NR[name]: only_here for name in INJECTED}, AUDIT_ARCH)
     page = bytearray(PAGE_SIZE)
-    page[: len(machine.STUB_CODE)] = machine.STUB_CODE
+    page[: len(MACHINE.stub_code)] = MACHINE.stub_code
     struct.pack_into("16s", page, _NAME, b"ptrace-stub")
     fprog = bpf.sock_fprog(program, address + _FILTER)
     page[_FILTER : _FILTER + len(fprog)] = fprog
@@ -152,7 +146,7 @@ def create_source(tracer: "Tracer") -> Stub:
 def _strip(tracer: "Tracer", stub: Stub) -> None:
     """Place the stub page, and remove everything else that the source inherited."""
     leader = stub.leader
-    rseq = ptrace.rseq(leader.tid, tracer.thread_pointer(leader))
+    rseq = ptrace.rseq(leader.tid, MACHINE.thread_pointer(leader.tid))
     if rseq is not None:
         # Or the kernel would write to unmapped memory at the next preemption, and kill the stub for it.
         args = (rseq.address, rseq.size, _RSEQ_FLAG_UNREGISTER, rseq.signature)
@@ -210,5 +204,5 @@ def _confine(tracer: "Tracer", stub: Stub) -> None:
         ("seccomp", (_SECCOMP_SET_MODE_FILTER, 0, code + _FILTER)),
     )
     for name, args in calls:
-        check(tracer.inject(leader, number(name), *args), f"{name} in a stub")
+        check(tracer.inject(leader, NR[name], *args), f"{name} in a stub")
     ptrace.set_signal_mask(leader.tid, _BLOCKED)

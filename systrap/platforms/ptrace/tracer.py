@@ -4,19 +4,19 @@ Everything here runs on the tracer's own thread, except post(), ring() and wake(
 sets its own flag before it reads the other's, so at least one of them sees the other (the GIL keeps the order).
 """
 
+import signal
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from systrap.arch import x86_fp
 from systrap.host import ptrace
 from systrap.host.process import tgkill
 from systrap.host.sys import NR, check
 from systrap.host.timerfd import DeadlineTimer
 from systrap.platform import INTERRUPTED_EVENT, ContextError, Event, EventKind, PlatformError, ProgrammingError
 from systrap.platforms.ptrace import events
-from systrap.platforms.ptrace import x86_64 as machine
+from systrap.platforms.ptrace.here import MACHINE
 from systrap.platforms.ptrace.injection import OWN, Injector
 from systrap.platforms.ptrace.jobs import Job
 from systrap.platforms.ptrace.stub import (
@@ -26,7 +26,6 @@ from systrap.platforms.ptrace.stub import (
     Stub,
     StubDiedError,
     Tracee,
-    number,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _SYSCALL_STATUS: Final = ptrace.SYSCALL_STOP << 8 | 0x7F
+_STUB_CALL_STATUS: Final = ptrace.EVENT_SECCOMP << 16 | signal.SIGTRAP << 8 | 0x7F
 _ESRCH: Final = 3
 _EINTR: Final = 4
 _EIO: Final = 5
@@ -101,10 +101,10 @@ class Tracer(Injector):
         return tracee
 
     def lend(self, stub: Stub) -> int:
-        """Make a stub thread that nobody traces, for another tracer to take. Meanwhile it waits in a call on the stub page."""
+        """Make a stub thread that nobody traces, for another tracer to take. Meanwhile it waits on the stub page."""
         stub.lent = True
         tracee = self.spawn(stub)
-        machine.pack_call(self._call_buffer, stub.code, number("pause"), ())
+        MACHINE.pack_pause(self._call_buffer, stub.code)
         check(self._call_set.write(tracee.tid), "setting up a stub thread")
         ptrace.demand(ptrace.DETACH, tracee.tid)
         del self.tracees[tracee.tid]
@@ -173,15 +173,11 @@ class Tracer(Injector):
         if context.load and not self._load(context, tid):
             self.finish(context, events.bad_fp_event())
             return
-        machine.prepare(context.regs)
+        MACHINE.prepare(context.regs)
         tracee.context = context
         context.running = tracee
         self._running += 1
-        result = context.full_set.write(tid)
-        if result == -_EIO:
-            # A base that the guest set itself, beyond what ptrace accepts. The thread still has it.
-            result = context.base_set.write(tid)
-        if result or ptrace.request(ptrace.SYSEMU, tid):
+        if context.registers.write(tid) or ptrace.request(MACHINE.resume, tid):
             stub.kill()
         context.repeat_interrupt()
 
@@ -208,12 +204,12 @@ class Tracer(Injector):
     def _load(self, context: "PtraceContext", tid: int) -> bool:
         """Load the FP state of a context (P-060). False when the host refuses the image, which is then made loadable."""
         context.load = False
-        if context.fp_set.write(tid) in (0, -_ESRCH):
+        if context.fp_state.write(tid) in (0, -_ESRCH):
             return True
         context.load = True
-        x86_fp.sanitize(context.fp)
-        if context.fp_set.write(tid):
-            context.fp[:] = x86_fp.initial(len(context.fp))
+        MACHINE.sanitize_fp(context.fp)
+        if context.fp_state.write(tid):
+            context.fp[:] = MACHINE.initial_fp(len(context.fp))
         return False
 
     def _stop(self, tracee: Tracee, context: "PtraceContext", event: Event) -> "PtraceContext":
@@ -237,13 +233,16 @@ class Tracer(Injector):
         context = tracee.context
         if context is None:
             if tracee is self._bell:
-                self._listen(tracee)
+                self._listen(tracee, set_up=status != _STUB_CALL_STATUS)
             return None
         if status == _SYSCALL_STATUS:
             event = events.syscall_event(context, tid)
+        elif status == _STUB_CALL_STATUS:
+            MACHINE.at_stub_call(tid)
+            event = events.syscall_event(context, tid)
         else:
             event = events.signal_event(context, tracee.stub, tid, status)
-            if event is None and ptrace.request(ptrace.SYSEMU, tid):
+            if event is None and ptrace.request(MACHINE.resume, tid):
                 tracee.stub.kill()
         return None if event is None else self._stop(tracee, context, event)
 
@@ -269,11 +268,14 @@ class Tracer(Injector):
         self._bell = bell
         self._listen(bell)
 
-    def _listen(self, bell: Tracee) -> None:
-        """Send the bell back into its read."""
-        self._armed = None
-        machine.pack_call(self._call_buffer, bell.stub.code, number("read"), (self.timer.fd, BELL_BUFFER, 8))
-        if self._call_set.write(bell.tid) or ptrace.request(ptrace.SINGLESTEP, bell.tid):
+    def _listen(self, bell: Tracee, set_up: bool = True) -> None:
+        """Send the bell back into its read; without ``set_up`` it is on its way there."""
+        error = 0
+        if set_up:
+            self._armed = None
+            MACHINE.pack_call(self._call_buffer, bell.stub.code, NR["read"], (self.timer.fd, BELL_BUFFER, 8))
+            error = self._call_set.write(bell.tid)
+        if error or ptrace.request(ptrace.SINGLESTEP, bell.tid):
             bell.stub.kill()
 
     def sleep(self, options: int) -> int:
