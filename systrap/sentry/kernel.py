@@ -28,7 +28,6 @@ from systrap.sentry.syscalls import load_all, numbers
 from systrap.sentry.syscalls.table import TABLE, Result
 from systrap.sentry.task import Session, State, Task, ThreadGroup
 from systrap.sentry.timers import Timers
-from systrap.sentry.trace import Tracer
 from systrap.sentry.wait import Wait
 
 ARCH: Final = arch.current()
@@ -50,7 +49,6 @@ class Config(NamedTuple):
     groups: tuple[int, ...] = ()
     stdio: tuple[int, int, int] = (0, 1, 2)
     log: TextIO | None = None
-    trace: bool = False
     verbose: bool = False
 
 
@@ -96,13 +94,9 @@ class Kernel:
         self.stopping = False
         self.ended_by = 0
         self.vfs = VFS(self)
-        self._tracer: Tracer | None = None
+        # Attributes, so that tracing (traced.py) can put its own in their place and costs nothing when it is off.
         self.serve: Callable[[Task], None] = self.syscall
         self._finish: Callable[[Task, Result], None] = self._answer
-        if config.trace:
-            self._tracer = Tracer(self.write_log)
-            self.serve = self._traced_syscall
-            self._finish = self._traced_answer
 
     # The loop.
 
@@ -242,22 +236,8 @@ class Kernel:
     def _interrupted(self, task: Task, interrupted: Interrupted) -> None:
         """Note that a signal broke the call off: what becomes of it depends on what the signal does (signals.deliver)."""
         task.restart = interrupted.kind
-        if self._tracer is not None:
-            self._tracer.interrupted(task, interrupted.kind)
         task.attention = True
         self.return_to_guest(task)
-
-    def _traced_syscall(self, task: Task) -> None:
-        """Answer a system call and log it: takes the place of ``syscall`` when tracing is on."""
-        if self._tracer is not None:
-            self._tracer.began(task)
-        self.syscall(task)
-
-    def _traced_answer(self, task: Task, result: Result) -> None:
-        """Log the result, then answer: takes the place of ``_answer``. Once answered, the registers are the platform's."""
-        if self._tracer is not None:
-            self._tracer.ended(task, result)
-        self._answer(task, result)
 
     def _bug(self, task: Task, error: Exception) -> None:
         """Tell of a handler that failed as no guest may cause, and end that guest; the others live."""
@@ -423,6 +403,12 @@ class Kernel:
         return True
 
     # Pids, host signals, the end.
+
+    def task_began(self, task: Task) -> None:
+        """Do nothing: a tracing kernel takes note of a new task, before it runs for the first time."""
+
+    def task_ended(self, task: Task) -> None:
+        """Do nothing: a tracing kernel takes note of the end of a task."""
 
     def new_pid(self) -> int:
         """Return an unused process or thread id."""
