@@ -194,6 +194,20 @@ class AddressSpace(ABC):
         """Give the space back (Release). Once; afterwards no other method may be called and no context may enter it."""
 
 
+class Run(NamedTuple):
+    """What a stub did with a context the last time it was submitted (for tracing). Times are CLOCK_MONOTONIC, in nanoseconds.
+
+    ``thread`` is the stub's number of the thread that ran it; ``state`` names the word it was given back with; ``dispatched``:
+    a system call through a patched site. All of it comes from memory that the guest can write: it is shown, and decides nothing.
+    """
+
+    taken: int
+    published: int
+    thread: int
+    state: str
+    dispatched: bool
+
+
 class Context(ABC):
     """The register state of one guest thread, and the right to run it (platform.Context).
 
@@ -238,6 +252,10 @@ class Context(ABC):
 
     def prepare_sleep(self) -> None:  # noqa: B027 - a hint
         """Hint: this context's task is about to block, so it will not come back at once (PrepareSleep; P-086)."""
+
+    def last_run(self) -> Run | None:
+        """Tell how the last run went, before the next one; None where the platform does not know. For tracing (Run)."""
+        return None
 
     @abstractmethod
     def statistics(self) -> "dict[str, int]":
@@ -381,6 +399,10 @@ class Platform(ABC):
     @abstractmethod
     def wake(self) -> None:
         """Make a current or the next next_ready() return None soon. Any thread."""
+
+    def kicks(self) -> int:
+        """Return how often a sleeping stub thread was woken so far; 0 where nobody counts. For tracing: cheap."""
+        return 0
 
     @abstractmethod
     def statistics(self) -> "dict[str, int]":

@@ -29,6 +29,9 @@ class CommandModule(Protocol):
 
 COMMANDS: Final[dict[str, Command]] = {
     "run": Command("systrap.cli.run", "run a Linux program; every system call of it is answered by the kernel in here"),
+    "trace": Command("systrap.cli.trace", "run a program and tell each of its system calls, with strace's options"),
+    "map": Command("systrap.cli.map", "draw the address space of a stub, for any page size and width of addresses"),
+    "disasm": Command("systrap.cli.disasm", "show the machine code of a stub, with what each part is for"),
     "doctor": Command("systrap.cli.doctor", "check what this host offers, what each thing protects, and what to do"),
     "explain": Command("systrap.cli.explain", "run one system call, fault or interrupt for real, and tell each step"),
     "bench": Command("systrap.cli.bench", "measure what all this costs here, beside other ways to run a program"),
@@ -44,7 +47,7 @@ usage: python3 -m systrap COMMAND [options] ...
 
 Try:
   python3 -m systrap run -- /bin/ls -l /etc       run a program
-  python3 -m systrap run --trace -- /bin/true     see each of its system calls
+  python3 -m systrap trace -- /bin/true           see each of its system calls
   python3 -m systrap doctor                       see whether this host can
 
 Each command explains itself: python3 -m systrap COMMAND --help

@@ -1,7 +1,8 @@
 """Options of commands: tables, a parser, and the help made from the same tables.
 
 Written by hand because importing argparse alone costs more than starting a guest. The habits are strace's: options end
-at ``--`` or at the first word that is none; ``--name VALUE`` and ``--name=VALUE``; ``-o FILE`` and ``-oFILE``.
+at ``--`` or at the first word that is none; ``--name VALUE`` and ``--name=VALUE``; ``-o FILE`` and ``-oFILE``;
+``-fy`` is ``-f -y``.
 """
 
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def parse(options: Sequence[Option], arguments: Sequence[str]) -> Parsed:
         if not word.startswith("-") or word == "-":
             break
         position += 1
-        name, value = _split(word)
+        name, value = (word, None) if word in by_name else _split(word)
         option = by_name.get(name)
         if option is None:
             raise UsageError(f"unknown option {name}{did_you_mean(name, list(by_name))}")
@@ -80,7 +81,11 @@ def parse(options: Sequence[Option], arguments: Sequence[str]) -> Parsed:
             value = arguments[position]
             position += 1
         elif not option.metavar and value is not None:
-            raise UsageError(f"{name} takes no value")
+            if word.startswith("--"):
+                raise UsageError(f"{name} takes no value")
+            # Several switches in one word, as getopt has it.
+            position -= 1
+            arguments = [*arguments[:position], f"-{value}", *arguments[position + 1 :]]
         _store(values, option, name, value or "")
     return Parsed(values, list(arguments[position:]))
 

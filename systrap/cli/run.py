@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import sys
-from typing import Final, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
 from systrap import platform as platforms
 from systrap.cli.options import (
@@ -21,20 +21,27 @@ from systrap.cli.options import (
     parse,
 )
 from systrap.cli.switches import SWITCHES, chosen_platform
+from systrap.cli.trace_options import TRACING, Tracing, asked_for
 
-OPTIONS: Final = (
+if TYPE_CHECKING:
+    from systrap.cli.tracing import Plan, TracedRun
+
+RUNNING: Final = (
     Option("--rw", "let guests change the host's files in and below PATH; everywhere else changes go to a layer in memory "
            "that is gone afterwards", "PATH", repeat=True),
     Option("--env", "set a variable of the program's environment (NAME alone: take it from here)", "NAME=VALUE", short="-E",
            repeat=True),
     Option("--clear-env", "start from an empty environment instead of this one"),
     Option("--cwd", "start in directory DIR instead of this one", "DIR"),
-    Option("--trace", "log each system call with its arguments and result"),
     Option("--output", "log to FILE instead of standard error", "FILE", short="-o"),
     Option("--verbose", "report at the end what was asked for and is not there, and what was done", short="-v"),
     *SWITCHES,
     Option("--help", "show this text", short="-h"),
 )  # fmt: skip
+TRACE: Final = Option("--trace", "log each system call with its arguments and result. All options of trace work here, "
+                                 "too: -e, -c, "
+                      "--trace-out, --report… (python3 -m systrap trace --help)")  # fmt: skip
+OPTIONS: Final = (*RUNNING, TRACE, *TRACING)
 
 _HELP: Final = """\
 Run a Linux program as a guest: it runs natively, but each of its system calls is answered here.
@@ -51,6 +58,7 @@ Examples:
   python3 -m systrap run -- /bin/ls -l /etc
   python3 -m systrap run -- bash -c 'seq 10 | sort -r | head -3'
   python3 -m systrap run --trace -o /tmp/log -- /bin/true
+  python3 -m systrap run --report page.html -- /bin/ls
   python3 -m systrap run --rw ~/project --cwd ~/project -- make
 """
 
@@ -79,24 +87,29 @@ class Request(NamedTuple):
     cwd: str
     rw: tuple[str, ...]
     output: str | None
-    trace: bool
     verbose: bool
+    tracing: Tracing | None = None
 
 
 def main(arguments: list[str]) -> int:
     """Carry out ``systrap run``; return the exit status."""
     parsed = parse(OPTIONS, arguments)
     if parsed.given("--help"):
-        sys.stdout.write(_HELP.format(options=describe(OPTIONS)))
+        sys.stdout.write(_HELP.format(options=describe((*RUNNING, TRACE))))
         return 0
+    return carry_out(parsed)
+
+
+def carry_out(parsed: Parsed, traced: bool = False) -> int:
+    """Run what a command line says; ``traced``: whether it says so or not. Return the exit status. Raises UsageError."""
     try:
-        return execute(understand(parsed))
+        return execute(understand(parsed, traced))
     except Refusal as refusal:
         sys.stderr.write(f"systrap: {refusal}\n")
         return refusal.status
 
 
-def understand(parsed: Parsed) -> Request:
+def understand(parsed: Parsed, traced: bool = False) -> Request:
     """Check a command line. Raises UsageError, and Refusal when the program is not on PATH."""
     if not parsed.rest:
         raise UsageError("which program? For instance: run -- /bin/ls -l /etc")
@@ -117,8 +130,8 @@ def understand(parsed: Parsed) -> Request:
         cwd=os.path.abspath(cwd) if cwd else current_directory(),
         rw=tuple(os.path.abspath(path) for path in parsed.all("--rw")),
         output=parsed.values.get("--output", [None])[-1],
-        trace=parsed.given("--trace"),
         verbose=parsed.given("--verbose"),
+        tracing=asked_for(parsed, traced),
     )
 
 
@@ -167,6 +180,11 @@ def find_program(name: str, path: str) -> str:
 
 def execute(request: Request) -> int:
     """Run a program to its end; return the exit status."""
+    plan = None
+    if request.tracing is not None:
+        from systrap.cli import tracing
+
+        plan = tracing.understand(request.tracing)
     streams = hold_standard_streams()
     log = _open_log(request.output)
     from systrap.sentry import kernel as sentry
@@ -178,6 +196,7 @@ def execute(request: Request) -> int:
         platform = platforms.lookup(request.platform).new(request.options)
     except (platforms.PlatformError, OSError) as error:
         return explain(request.platform, error)
+    traced = None if plan is None else _traced(plan, platform, log, request.output is None)
     config = sentry.Config(
         path=os.fsencode(request.path),
         argv=[os.fsencode(word) for word in request.argv],
@@ -189,14 +208,15 @@ def execute(request: Request) -> int:
         groups=tuple(os.getgroups()),
         stdio=streams,
         log=log,
-        trace=request.trace,
         verbose=request.verbose,
     )
     kernel = None
     try:
-        kernel = sentry.Kernel(platform, config)
+        kernel = sentry.Kernel(platform, config) if traced is None else traced.kernel(platform, config)
         _settle_garbage()
         status = kernel.run()
+        if traced is not None:
+            traced.finish(" ".join(request.argv))
         if " executing " in kernel.crash_report:
             # A fault. A signal that somebody sent is told by the exit status, as natively.
             kernel.write_log(f"systrap: {kernel.crash_report.rstrip()}")
@@ -213,6 +233,16 @@ def execute(request: Request) -> int:
         else:
             platform.close()
     return status
+
+
+def _traced(plan: "Plan", platform: platforms.Platform, log: TextIO, live: bool) -> "TracedRun":
+    from systrap.cli.tracing import TracedRun
+
+    try:
+        return TracedRun(plan, platform, log, live)
+    except OSError as error:
+        platform.close()
+        raise Refusal(EXIT_FAILED, f"{error.filename}: {error.strerror}") from None
 
 
 def hold_standard_streams() -> tuple[int, int, int]:

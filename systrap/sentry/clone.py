@@ -143,6 +143,7 @@ def clone(task: Task, args: CloneArgs) -> Task:
         child.vfork_queue = WaitQueue()
     _enter_books(kernel, task, child)
     _write_ids(task, child, args)
+    kernel.task_began(child)
     kernel.return_to_guest(child)
     return child
 

@@ -66,6 +66,7 @@ def start_first(kernel: "Kernel") -> ThreadGroup:
 
         adopt_first(task)
     _become(task, loaded, config.argv, config.env)
+    kernel.task_began(task)
     kernel.return_to_guest(task)
     return group
 

@@ -45,6 +45,7 @@ def exit_task(task: Task) -> None:
         return
     kernel, group = task.kernel, task.group
     task.state = State.DEAD
+    kernel.task_ended(task)
     leave_memory(task)
     task.fds.refs -= 1
     if task.fds.refs == 0:

@@ -30,7 +30,6 @@ from systrap.sentry.syscalls import load_all, numbers
 from systrap.sentry.syscalls.table import TABLE, Result, Running
 from systrap.sentry.task import Session, State, Task, ThreadGroup
 from systrap.sentry.timers import Timers
-from systrap.sentry.trace import Tracer
 from systrap.sentry.wait import Wait
 
 ARCH: Final = arch.current()
@@ -53,7 +52,6 @@ class Config(NamedTuple):
     groups: tuple[int, ...] = ()
     stdio: tuple[int, int, int] = (0, 1, 2)
     log: TextIO | None = None
-    trace: bool = False
     verbose: bool = False
 
 
@@ -102,15 +100,14 @@ class Kernel:
         self.ended_by = 0
         self.later: Callable[[], None] | None = None
         self.vfs = VFS(self)
-        self._tracer: Tracer | None = None
+        # Attributes, so that tracing (traced.py) can put its own in their place and costs nothing when it is off.
         self.serve: Callable[[Task], None] = self.syscall
         self._finish: Callable[[Task, Result], None] = self._answer
-        if config.trace:
-            self._tracer = Tracer(self.write_log)
-            self.serve = self._traced_syscall
-            self._finish = self._traced_answer
-        else:
-            platform.answer_quickly(quick.calls(self))
+        self.offer_quick_calls()
+
+    def offer_quick_calls(self) -> None:
+        """Let the platform answer simple calls by itself. Not where every call is to be seen (traced.py)."""
+        self.platform.answer_quickly(quick.calls(self))
 
     # The loop.
 
@@ -255,22 +252,8 @@ class Kernel:
     def interrupted(self, task: Task, interrupted: Interrupted) -> None:
         """Note that a signal broke the call off: what becomes of it depends on what the signal does (signals.deliver)."""
         task.restart = interrupted.kind
-        if self._tracer is not None:
-            self._tracer.interrupted(task, interrupted.kind)
         task.attention = True
         self.return_to_guest(task)
-
-    def _traced_syscall(self, task: Task) -> None:
-        """Answer a system call and log it: takes the place of ``syscall`` when tracing is on."""
-        if self._tracer is not None:
-            self._tracer.began(task)
-        self.syscall(task)
-
-    def _traced_answer(self, task: Task, result: Result) -> None:
-        """Log the result, then answer: takes the place of ``_answer``. Once answered, the registers are the platform's."""
-        if self._tracer is not None:
-            self._tracer.ended(task, result)
-        self._answer(task, result)
 
     def bug(self, task: Task, error: Exception) -> None:
         """Tell of a handler that failed as no guest may cause, and end that guest; the others live."""
@@ -441,6 +424,12 @@ class Kernel:
         return True
 
     # Pids, host signals, the end.
+
+    def task_began(self, task: Task) -> None:
+        """Do nothing: a tracing kernel takes note of a new task, before it runs for the first time."""
+
+    def task_ended(self, task: Task) -> None:
+        """Do nothing: a tracing kernel takes note of the end of a task."""
 
     def new_pid(self) -> int:
         """Return an unused process or thread id."""

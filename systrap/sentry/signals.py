@@ -231,13 +231,13 @@ class Signals:
         elif signo == SIGCONT:
             self._forget(group, STOPS)
         pending = group.pending if task is None else task.pending
-        added = not self._ignored(group, task, signo) and pending.add(info or Info(signo))
+        added = not self.ignores(group, task, signo) and pending.add(info or Info(signo))
         if signo == SIGCONT:
             # Pending first: a call that was stopped must see whether a handler runs.
             exits.continue_group(group)
         if added:
             group.signal_queue.notify()
-            target = task or self._taker(group, mask)
+            target = task or self.taker(group, mask)
             if target is not None:
                 self._kernel.signal_task(target)
 
@@ -248,7 +248,7 @@ class Signals:
             member.pending.discard(mask)
 
     @staticmethod
-    def _ignored(group: "ThreadGroup", task: "Task | None", signo: int) -> bool:
+    def ignores(group: "ThreadGroup", task: "Task | None", signo: int) -> bool:
         """Tell whether nobody would notice the signal: it is ignored and not blocked (a blocked one may be waited for)."""
         mask = bit(signo)
         handler = group.handlers.get(signo).handler
@@ -258,7 +258,7 @@ class Signals:
         return not any((m.saved_mask if m.saved_mask is not None else m.signal_mask) & mask for m in members)
 
     @staticmethod
-    def _taker(group: "ThreadGroup", mask: int) -> "Task | None":
+    def taker(group: "ThreadGroup", mask: int) -> "Task | None":
         """Choose who takes a process's signal: the leader if it can, else anybody who does not block it."""
         candidates = [t for t in group.tasks if not t.signal_mask & mask and t.state is not State.DEAD]
         if not candidates:
@@ -301,6 +301,10 @@ class Signals:
             task.signal_mask = task.saved_mask
             task.saved_mask = None
 
+    def take(self, task: "Task") -> Info | None:
+        """Take the next signal that a task is to act on."""
+        return self.dequeue(task, ~task.signal_mask & (1 << 64) - 1)
+
     def deliver(self, task: "Task") -> bool:
         """Do what pending signals ask for before a task runs guest code. Returns False when it must not run."""
         group = task.group
@@ -310,7 +314,7 @@ class Signals:
             if group.stopped:
                 task.state = State.STOPPED
                 return False
-            info = self.dequeue(task, ~task.signal_mask & (1 << 64) - 1)
+            info = self.take(task)
             if info is None:
                 self._settle(task, None)
                 return True

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from systrap.sentry import exit as exits
-from systrap.sentry.errors import SyscallError
+from systrap.sentry.errors import Interrupted, SyscallError
 from systrap.sentry.task import Task, ThreadGroup
 from systrap.sentry.wait import Wait
 
@@ -71,6 +71,7 @@ def _news(children: "Iterable[ThreadGroup]", options: int) -> News | None:
 async def wait_for(task: Task, matches: Matches, options: int) -> News | None:
     """Wait until a child that matches has news; None with WNOHANG when none has. ECHILD when there is no such child."""
     group = task.group
+    broken_off: Interrupted | None = None
     while True:
         candidates = [child for child in group.children if matches(child) and _kind_matches(child, options)]
         if not candidates:
@@ -78,7 +79,13 @@ async def wait_for(task: Task, matches: Matches, options: int) -> News | None:
         found = _news(candidates, options)
         if found is not None or options & WNOHANG:
             return found
-        await Wait((group.child_queue,))
+        if broken_off is not None:
+            raise broken_off
+        try:
+            await Wait((group.child_queue,))
+        except Interrupted as interrupted:
+            # The signal may be the SIGCHLD of the very child: as Linux does, look once more before it counts.
+            broken_off = interrupted
 
 
 def by_pid(task: Task, pid: int) -> Matches:

@@ -26,7 +26,8 @@ def test_everything_at_once(tmp_path: Path) -> None:
     assert request.cwd == "/etc"
     assert request.rw == (str(tmp_path),)
     assert request.output == "log"
-    assert request.trace
+    assert request.tracing is not None
+    assert request.tracing.lines
     assert request.verbose
 
 
@@ -39,7 +40,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert request.cwd == str(tmp_path)
     assert os.path.basename(request.path) == "true"
     assert request.argv == ["true"]
-    assert not request.trace
+    assert request.tracing is None
     assert request.output is None
 
 

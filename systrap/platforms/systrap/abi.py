@@ -212,6 +212,14 @@ class ContextSlot:
         """Read which thread says it runs this context: INVALID_ID, a stack id, or anything."""
         return self._u32[THREAD_ID >> 2]
 
+    def last_thread_id(self) -> int:
+        """Read which thread says it was the last to run this context."""
+        return self._u32[LAST_THREAD_ID >> 2]
+
+    def stamps(self) -> tuple[int, int]:
+        """Read when a stub thread took this context, and when it gave it back: ticks of the counter, or anything."""
+        return self._u64[ACKED_TIME >> 3], self._u64[STATE_CHANGED_TIME >> 3]
+
     def acked(self) -> bool:
         """Tell whether a stub thread took this context off the queue since the last submit."""
         return self._u32[ACKED_TIME >> 2] != 0 or self._u32[(ACKED_TIME >> 2) + 1] != 0

@@ -125,7 +125,7 @@ def load(name: str, arch: str | None = None, folder: str | None = None) -> Image
         raise BlobError(f"there is no image {name} for {wanted}; there are {', '.join(IMAGES)} for {', '.join(known)}")
     path = os.path.join(where, entry.file)
     data = _read(path)
-    if len(data) != entry.size or _sha256(data) != entry.sha256:
+    if len(data) != entry.size or digest(data) != entry.sha256:
         raise BlobError(f"{path} is not the image of its manifest: reinstall, or build with python -m blobs.build")
     return Image(name, data, entry.exports, entry.parameters)
 
@@ -138,7 +138,7 @@ def load_foreign(image_path: str, manifest_path: str) -> Image:
     the format of ours, in which the image's hash is looked up. Raises BlobError.
     """
     data = _read(image_path)
-    exports, parameters = _foreign_exports(_read_json(manifest_path), manifest_path, _sha256(data))
+    exports, parameters = _foreign_exports(_read_json(manifest_path), manifest_path, digest(data))
     image = Image("sysmsg", data, exports, parameters)
     missing = [export for export in SYSMSG_EXPORTS if not image.has(export)]
     if missing:
@@ -164,7 +164,7 @@ def _read(path: str) -> bytes:
         raise BlobError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _sha256(data: bytes) -> str:
+def digest(data: bytes) -> str:
     """Hash without OpenSSL, whose loading alone takes four milliseconds; the names are those of CPython ≤ 3.11 and ≥ 3.12."""
     for module in ("_sha256", "_sha2", "hashlib"):
         try:

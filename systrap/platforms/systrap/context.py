@@ -7,6 +7,7 @@ This is x86-64's, and what all have in common; aarch64_context.py has what is di
 """
 
 import errno
+import time
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from systrap.arch import x86_64, x86_fp
@@ -21,6 +22,7 @@ from systrap.platform import (
     Event,
     EventKind,
     ProgrammingError,
+    Run,
     SignalInfo,
 )
 from systrap.platforms.systrap import abi, cpuid
@@ -286,6 +288,21 @@ class SystrapContext(Context):
         if not self._asleep and self.space is not None:
             self._asleep = True
             self.space.count_awake(-1)
+
+    def last_run(self) -> Run | None:
+        """See platform.Context. The two times are put in order, and not behind now: a guest can have written anything there."""
+        slot = self.slot
+        if slot is None:
+            return None
+        taken, published = slot.stamps()
+        clock = self._dispatcher.clock()
+        now = time.monotonic_ns()
+        end = min(clock.nanoseconds(published), now)
+        state = slot.state()
+        name = ContextState(state).name if state <= ContextState.INVALID else f"{state:#x}"
+        return Run(
+            min(clock.nanoseconds(taken), end), end, slot.last_thread_id(), name, state == ContextState.SYSCALL_TRAP
+        )
 
     def statistics(self) -> dict[str, int]:
         """See platform.Context."""

@@ -31,6 +31,7 @@ from systrap.platforms.systrap.foreign import Announcers
 from systrap.platforms.systrap.machine_code import SentryCode
 from systrap.platforms.systrap.quick import QUICK_CONTEXT, Quick
 from systrap.platforms.systrap.subprocess import Subprocess
+from systrap.platforms.systrap.tick_clock import TickClock
 
 TIME_SLICE: Final = 0.010
 """A context that kept a stub thread this long, while others wait for one, gives it up (20-platform §6.6)."""
@@ -78,6 +79,7 @@ class Dispatcher:
         self._deaths: deque[Subprocess] = deque()
         self._woken = False
         self._server = 0
+        self._clock: TickClock | None = None
         self.events = [0, 0, 0, 0, 0]
         self.preempted = 0
         self.interrupts = 0
@@ -338,6 +340,16 @@ class Dispatcher:
             return None
         self._report(context, event)
         return context
+
+    def kicks(self) -> int:
+        """Return how often submit() woke a sleeping stub thread."""
+        return self._u32[block.KICKS >> 2]
+
+    def clock(self) -> TickClock:
+        """Return what turns time stamps of contexts into time. Made when somebody asks for the first time: for tracing."""
+        if self._clock is None:
+            self._clock = TickClock(self._code)
+        return self._clock
 
     def statistics(self) -> dict[str, int]:
         """Return counters; docs/metrics.md says what they mean, and what upstream calls them."""

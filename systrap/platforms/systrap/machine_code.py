@@ -63,7 +63,7 @@ class SentryCode:
     """One instance of the sentry image with its dispatch block.
 
     ``submit`` and the atomics keep the GIL (they take nanoseconds); ``next_ready`` and ``answer`` release it (they sleep).
-    ``counter_frequency``: ticks in a second of the clock of the contexts' time stamps.
+    ``counter`` reads the clock of the contexts' time stamps; ``counter_frequency``: its ticks in a second.
     """
 
     def __init__(self, image: Image) -> None:
@@ -102,6 +102,7 @@ class SentryCode:
         self.acquire32: _OneAddress = keeps_gil(c_u32, c_void)(at["load_acquire32"])
         self.acquire64: _OneAddress = keeps_gil(c_void, c_void)(at["load_acquire64"])
         self.release32: _AddressValue = keeps_gil(c_int, c_void, c_u32)(at["store_release32"])
+        self.counter: _NoArguments = keeps_gil(c_void)(at["counter"])
         tells = at.get("counter_frequency")
         self.counter_frequency: int = keeps_gil(c_void)(tells)() if tells is not None else NOMINAL_HZ
 

@@ -46,6 +46,7 @@ from systrap.platforms.systrap.broker import Broker
 from systrap.platforms.systrap.context import SystrapContext
 from systrap.platforms.systrap.dispatcher import Dispatcher
 from systrap.platforms.systrap.environment import Environment, Modes
+from systrap.platforms.systrap.layout import Layout
 from systrap.platforms.systrap.machine_code import SentryCode, read_cpuid
 from systrap.platforms.systrap.pool import Pool
 from systrap.platforms.systrap.source import Source
@@ -177,6 +178,7 @@ class SystrapPlatform(Platform):
         spin_limit = 0 if options.disable_fast_path or not has_ring else usable_cpus() - 1
         self._dispatcher = Dispatcher(self._code, shared.max_threads, spin_limit, has_ring)
         self._quick_calls = not options.disable_quick_calls
+        self._layout = shared.environment.image.layout
         self._pool = Pool(shared.environment, modes, self._dispatcher)
         self._closed = False
         self._spaces: weakref.WeakSet[Subprocess] = weakref.WeakSet()
@@ -236,6 +238,14 @@ class SystrapPlatform(Platform):
     def wake(self) -> None:
         """See platform.Platform."""
         self._dispatcher.wake()
+
+    def stub_layout(self) -> Layout:
+        """Return where everything lies in stubs."""
+        return self._layout
+
+    def kicks(self) -> int:
+        """See platform.Platform."""
+        return self._dispatcher.kicks()
 
     def statistics(self) -> dict[str, int]:
         """Return how many spaces, stubs and contexts there are and were, and the dispatcher's counters."""

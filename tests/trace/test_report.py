@@ -1,0 +1,82 @@
+"""The report: one page that a real browser opens without an error, in whatever light and width."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from systrap.trace.report import document, write_report
+from systrap.trace.timeline import build
+from tests.trace.native import ROOT, environment
+from tests.trace.test_timeline import NAMES, one_call
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0")  # fmt: skip
+STUB = [(0, 4096, "hole", "nothing", "---", ""), (4096, 8192, "guest", "guest memory", "rwx", "")]
+
+
+def page(tmp_path: Path, title: str = "a run") -> Path:
+    from systrap.trace import events
+
+    happened: list[events.Event] = [events.TaskBegan(1000, 2, 2, 1, "</script><b>x"), *one_call(2000), *one_call(3000)]
+    path = tmp_path / "page.html"
+    with path.open("w", encoding="utf-8") as out:
+        write_report(build(happened, NAMES), title, STUB, 0, out)
+    return path
+
+
+def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
+    text = page(tmp_path).read_text()
+    assert not re.search(r"(src|href)=\"(?!data:)", text)
+    assert "http" not in text
+    assert "/*RUN*/null" not in text
+
+
+def test_names_that_guests_choose_end_no_script(tmp_path: Path) -> None:
+    text = page(tmp_path, "<!--<script>").read_text()
+    assert "</script><b>" not in text
+    assert text.count("</script>") == 1
+
+
+def test_what_the_page_shows() -> None:
+    from systrap.trace import events
+
+    happened: list[events.Event] = [events.TaskBegan(1000, 2, 2, 1, "sh"), *one_call(2000), *one_call(2090)]
+    shown = document(build(happened, NAMES), "t", STUB, 7)
+    assert shown["dropped"] == 7
+    (row,) = shown["calls"] if isinstance(shown["calls"], list) else ()
+    assert (row["name"], row["calls"], row["errors"]) == ("getpid", 2, 0)
+    assert sum(row["histogram"]) == 1, "the second call's round trip is not over"
+    assert shown["stub"] == [
+        ["0", "1000", "hole", "nothing", "---", ""],
+        ["1000", "2000", "guest", "guest memory", "rwx", ""],
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed: apt-get install chromium")
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (400, True)])
+def test_a_browser_opens_it(width: int, dark: bool, tmp_path: Path) -> None:
+    """Console messages would be on stderr; the page's last statement marks it as ready."""
+    assert CHROMIUM is not None
+    target = page(tmp_path)
+    if os.uname().machine == "x86_64":
+        subprocess.run(
+            [sys.executable, "-m", "systrap", "run", "--report", str(target), "--", "/bin/sh", "-c", "ls /etc | sort | head -1"],
+            cwd=ROOT, env=environment(), timeout=120, capture_output=True, check=True,
+        )  # fmt: skip
+    extra = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []
+    done = subprocess.run(
+        [CHROMIUM, *FLAGS, *extra, f"--window-size={width},900", f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=3000",
+         "--dump-dom", target.as_uri()],
+        timeout=120, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 'data-ready="yes"' in done.stdout, done.stderr[-2000:]
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line], done.stderr[-2000:]
+    assert "<tr" in done.stdout
+    assert "round trips, half of them below" in done.stdout
