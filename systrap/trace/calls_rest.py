@@ -252,9 +252,13 @@ WAITING: Final[dict[str, Shape]] = {
     "eventfd": shape(unsigned, returns=results.descriptor),
     "eventfd2": shape(unsigned, flags(m.EVENTFD), returns=results.descriptor),
     "signalfd": shape(fd, *_SIGNAL_MASK, returns=results.descriptor),
+    "lsm_get_self_attr": shape(unsigned, pointer, pointer, hexadecimal32),
+    "lsm_set_self_attr": shape(unsigned, pointer, unsigned, hexadecimal32),
+    "lsm_list_modules": shape(pointer, pointer, hexadecimal32),
     "signalfd4": shape(fd, *_SIGNAL_MASK, flags(m.SIGNALFD), returns=results.descriptor),
 }
 """Shapes by name: waiting for descriptors."""
+
 
 SOCKETS: Final[dict[str, Shape]] = {
     "socket": shape(names(m.AF), flags(m.SOCKET_TYPE), sockets.protocol, returns=results.descriptor),

@@ -315,8 +315,8 @@ static void end_with_signals_blocked(const struct sysmsg *sysmsg, struct ucontex
     uc->gregs.rsp = ((u64)uc & ~63ull) - 2 * sizeof(u64) - sizeof(u64);
 }
 
-void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 thread_state);
-void sighandler(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 thread_state)
+void handle_signal(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 thread_state);
+void handle_signal(s32 signo, const struct siginfo *info, struct ucontext *uc, u32 thread_state)
 {
     struct sysmsg *sysmsg = locate_sysmsg((u64)__builtin_frame_address(0));
     struct thread_context *ctx;

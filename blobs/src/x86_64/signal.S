@@ -4,7 +4,7 @@
  * Guests can be resumed in two ways. Upstream's is rt_sigreturn: the kernel loads the guest from the signal's frame, and opens
  * the signals that were blocked while the handler ran. With `user_resume` nothing is blocked in the handler, and after a system
  * call the guest is loaded by resume_guest, without the kernel: half a microsecond less. Its price is that SIGCHLD, by which the
- * sentry interrupts a guest, can come at every instruction of the stub. What sighandler() makes of it depends on the place:
+ * sentry interrupts a guest, can come at every instruction of the stub. What handle_signal() makes of it depends on the place:
  *
  *   here, before the thread's state is PREP  the guest is still whole in the frame of the signal that came first: dropped. The
  *                                            context is on its way to the sentry, which is all an interrupt asks for
@@ -22,7 +22,7 @@
 
 /*
  * Entered by the kernel: rdi = signal, rsi = siginfo, rdx = ucontext, rsp on the thread's alternate stack. The state was NONE if
- * a guest ran; from the store on the thread is in stub code. sighandler() is told what it was (ecx).
+ * a guest ran; from the store on the thread is in stub code. handle_signal() is told what it was (ecx).
  */
         .section .text.sighandler, "ax", @progbits
         .globl  __export_sighandler
@@ -39,7 +39,7 @@ __export_sighandler:
         .globl  sighandler_marked
         .hidden sighandler_marked
 sighandler_marked:
-        jmp     sighandler
+        jmp     handle_signal
 
 /*
  * Load the guest from its context (rdi) and go on there. The thread's state is NONE; the context is only read. The kernel emptied

@@ -222,6 +222,35 @@ _SYSMSG: Final = {
     "context_queue_addr": Routine("address of the context queue", _VARIABLE, ("S-008",), "config.S"),
     "spinning_queue_addr": Routine("address of the spinning queue", _VARIABLE, ("S-008",), "config.S"),
     "disable_syscall_patching": Routine("1: never ask for a site to be patched", _VARIABLE, ("S-087",), "config.S"),
+    "sighandler_marked": Routine(
+        "the rest of the handler's way in: the thread's state says that it is in stub code",
+        "in: ecx the state before",
+        ("S-038",),
+        "x86_64/signal.S",
+    ),
+    "handle_signal": Routine(
+        "the handler proper: the guest into its context, give it back, wait for the next, put that one into the frame or load it",
+        "in: edi signal, rsi siginfo, rdx ucontext, ecx the thread's state before",
+        ("S-034", "S-037", "S-038", "S-039"),
+        "x86_64/sighandler.c",
+    ),
+    "save_guest": Routine(
+        "copy a guest from the signal's frame into its context", _C, ("S-034",), "x86_64/sighandler.c"
+    ),
+    "leave_to_guest": Routine(
+        "go on with the very context that was interrupted, unless an interrupt came meanwhile",
+        _C,
+        ("S-039",),
+        "x86_64/sighandler.c",
+    ),
+    "resume_guest": Routine(
+        "load a guest from its context without the kernel, and go on there",
+        "in: rdi context; does not return",
+        ("S-045", "S-046"),
+        "x86_64/signal.S",
+    ),
+    "rdpid": Routine("1: the CPU has the instruction rdpid (ours)", _VARIABLE, (), "config.S"),
+    "user_resume": Routine("1: guests are loaded by resume_guest where that can be (ours)", _VARIABLE, (), "config.S"),
     "ready_ring": Routine("address of the ready ring, our extension of the ABI", _VARIABLE, ("S-063",), "config.S"),
 }
 
@@ -242,6 +271,14 @@ _SENTRY: Final = {
         "kick.c",
     ),
     "kick_unclaimed": Routine("the same for every space where a context waits to be taken", _C, ("S-065",), "kick.c"),
+    "kick_stalled": Routine("the same where none was taken since this was last asked", _C, ("S-065",), "kick.c"),
+    "busy_threads": Routine("how many stub threads are awake, in all spaces", _C, ("S-072",), "kick.c"),
+    "answer": Routine(
+        "hand the context over again that next_ready gave last, and wait for the next one: both in one call",
+        "in, out: the dispatch block; out: as next_ready, or -EPERM",
+        ("S-022", "S-063"),
+        "submit.c",
+    ),
     "next_ready": Routine(
         "look at the ready rings, spin for a moment, sleep on all bells at once: until a context "
         "came back, or the deadline",
