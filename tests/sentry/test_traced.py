@@ -9,10 +9,10 @@ import pytest
 
 from systrap import arch
 from systrap.platform import AddressSpace, Context
+from systrap.sentry.eventful import EventfulKernel
 from systrap.sentry.kernel import Config, Kernel
 from systrap.sentry.syscalls.numbers import NAMES, NUMBERS
 from systrap.sentry.task import State, Task
-from systrap.sentry.eventful import EventfulKernel
 from systrap.trace import events
 from systrap.trace.call import Style
 from systrap.trace.inject import Injector, parse

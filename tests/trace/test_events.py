@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from systrap import platform as platforms
-from systrap.sentry.kernel import Config
 from systrap.sentry.eventful import EventfulKernel
+from systrap.sentry.kernel import Config
 from systrap.trace import events
 from systrap.trace.watched import WatchedPlatform
 
