@@ -132,7 +132,12 @@ def _part(arch: str, part: Part, short: bool) -> list[str]:
         if note.statements:
             out.append(f"  # keeps: {', '.join(note.statements)}")
         out.append(f"  # source: blobs/src/{note.source.replace('{arch}', arch.split('-')[0])}")
-    return [*out, *(line.rstrip() for line in part.lines), ""]
+    lines = [line.rstrip() for line in part.lines]
+    padding = 0
+    while lines and lines[-1].split()[-1] == "int3":
+        lines.pop()
+        padding += 1
+    return [*out, *lines, *([f"  # {padding} bytes of padding (int3)"] if padding else []), ""]
 
 
 def _write_json(arch: str, parts: list[Part]) -> None:

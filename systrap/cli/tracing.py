@@ -151,10 +151,11 @@ class TracedRun:
     def kernel(self, platform: Platform, config: Config) -> Kernel:
         """Return the kernel that tells."""
         injector = Injector(self._plan.injections) if self._plan.injections else None
-        watched = self.watched
-        if watched is None:
-            return TracedKernel(platform, config, self._log, None, injector)
-        return TracedKernel(watched, config, self._log, self.recorder, injector, watched.number)
+        if self.watched is None or self.recorder is None:
+            return TracedKernel(platform, config, self._log, injector)
+        from systrap.sentry.eventful import EventfulKernel
+
+        return EventfulKernel(self.watched, config, self.recorder, self.watched.number, self._log, injector)
 
     def finish(self, title: str) -> None:
         """Write what is written at the end: the summary, the timeline, the report."""

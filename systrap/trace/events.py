@@ -183,13 +183,12 @@ class Executed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Handled(Event):
-    """A system call was answered. ``result`` is None when its task does not come back from it; ``began``: when it was begun."""
+    """A system call was answered. ``result`` is None when its task does not come back from it."""
 
     tid: int
     nr: int
     name: str
     result: int | None
-    began: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,8 @@ class Lines:
 
     def _leader(self, tid: int) -> str:
         """Return what stands in front of a line, and end the line that hangs."""
-        self._break(tid)
+        if self._hanging:
+            self._break(tid)
         look = self._look
         text = ""
         if look.pids == 2:
@@ -131,7 +132,7 @@ class Lines:
         tail = ", ".join(made.tail)
         if tail and made.head and not made.form.joined:
             tail = f", {tail}"
-        hanging = self._hanging.get(self._file(made.tid))
+        hanging = self._hanging.get(self._file(made.tid)) if self._hanging else None
         if hanging is not None and hanging[0] is made:
             del self._hanging[self._file(made.tid)]
             front, width = "", hanging[1]
@@ -146,7 +147,8 @@ class Lines:
         close = f"{tail})" if made.result is not None or not made.shown else ")"
         pad = " " * max(self._look.column - width - len(close), 1)
         self._to(made.tid).write(f"{front}{close}{pad}= {self._outcome(made)}\n")
-        self._settle(False)
+        if self._live or made.ended - self._flushed > _FLUSH_NS:
+            self._settle(False)
 
     def signal(self, tid: int, signo: int, info: bytes) -> None:
         """See log.Sink."""

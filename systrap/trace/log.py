@@ -104,12 +104,15 @@ class CallLog:
         self._numbers = numbers
         self._open: dict[int, Made] = {}
 
+    def wants(self, nr: int) -> bool:
+        """Tell whether a call is to be told: a number without a name is when everything is."""
+        return nr in self._plans or (self._calls is None and nr not in self._numbers)
+
     def began(self, tid: int, memory: Memory, files: Files, nr: int, args: tuple[int, ...], ip: int) -> None:
         """Take note of a call that begins, from the instruction in front of ``ip``."""
         plan = self._plans.get(nr)
         if plan is None:
-            # A number without a name is told when everything is.
-            if nr in self._numbers or self._calls is not None:
+            if not self.wants(nr):
                 return
             plan = f"syscall_{nr:#x}", UNKNOWN
         name, form = plan

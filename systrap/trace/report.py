@@ -51,7 +51,7 @@ def _calls(answered: list[Answered]) -> list[dict[str, object]]:
 def _label(timeline: Timeline, track: Track) -> list[str]:
     """Return the heading a track stands under, and its own name."""
     if track.group >= STUBS:
-        return ["stub threads", f"space {track.group - STUBS}, thread {track.line}"]
+        return ["stub threads", f"space {track.group - STUBS} #{track.line}"]
     return [timeline.groups.get(track.group, ""), timeline.tracks[track]]
 
 

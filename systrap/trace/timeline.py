@@ -179,8 +179,10 @@ class _Builder:
     def _close(self, at: int) -> None:
         """End what the kernel does."""
         opened, self._open = self._open, None
-        if opened is None or at <= opened.begin:
+        if opened is None:
             return
+        # However short it was: arrows lead to it.
+        at = max(at, opened.begin + 1)
         self._line.slices.append(Slice(self._kernel, opened.begin, at, opened.name, opened.kind, opened.detail))
         guest = self._guests.get(opened.owner)
         if guest is not None:

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from systrap.cli import map as map_command
 from systrap.cli.main import main
 from systrap.cli.options import UsageError
 from systrap.cli.stub_picture import HOLE, Region, example, regions, user_limit
@@ -81,6 +82,4 @@ def test_mistakes(arguments: tuple[str, ...], words: str, capsys: pytest.Capture
     assert main(["map", *arguments]) == 125
     assert words in capsys.readouterr().err
     with pytest.raises(UsageError):
-        from systrap.cli import map as command
-
-        command.main(list(arguments))
+        map_command.main(list(arguments))

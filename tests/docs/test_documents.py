@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from systrap.cli import doctor, run
+from systrap.cli import disasm, doctor, run, trace
+from systrap.cli import map as map_command
 from systrap.cli.main import COMMANDS
 from systrap.cli.options import parse
 
@@ -91,14 +92,20 @@ def commands(document: Path) -> list[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
 def test_commands_are_ones_that_exist(document: Path) -> None:
-    tables = {"run": run.OPTIONS, "doctor": doctor.OPTIONS}
+    tables = {
+        "run": run.OPTIONS,
+        "trace": trace.OPTIONS,
+        "doctor": doctor.OPTIONS,
+        "map": map_command.OPTIONS,
+        "disasm": disasm.OPTIONS,
+    }
     for command in commands(document):
         words = shlex.split(command)
         if words[:3] == ["python3", "-m", "systrap"]:
             assert words[3] in COMMANDS or words[3].startswith("--")
             if words[3] in tables:
                 parsed = parse(tables[words[3]], words[4:])
-                assert parsed.rest or words[3] != "run"
+                assert parsed.rest or words[3] not in ("run", "trace")
         else:
             assert (ROOT / words[0]).exists() or words[0] in ("python3", "git", "cd", "pip", "apt"), command
 

@@ -9,10 +9,10 @@ import pytest
 
 from systrap import arch
 from systrap.platform import AddressSpace, Context
+from systrap.sentry.eventful import EventfulKernel
 from systrap.sentry.kernel import Config, Kernel
 from systrap.sentry.syscalls.numbers import NAMES, NUMBERS
 from systrap.sentry.task import State, Task
-from systrap.sentry.traced import TracedKernel
 from systrap.trace import events
 from systrap.trace.call import Style
 from systrap.trace.inject import Injector, parse
@@ -63,7 +63,7 @@ class World:
         log = CallLog(NAMES, Style(), Selected(), Lines(self.out, Look(), True), None, False)
         injector = Injector([parse(text, NUMBERS) for text in injections]) if injections else None
         config = Config(b"/none", [b"none"], [], b"/", log=io.StringIO())
-        self.kernel = TracedKernel(self.platform, config, log, self.recorder, injector)
+        self.kernel = EventfulKernel(self.platform, config, self.recorder, lambda _: 1, log, injector)
         self.task = Task(self.kernel, 1, self.kernel.init, SleepyContext())  # type: ignore[arg-type] # a fake
         self.task.mm = type("Memory", (), {"space": None})()
         self.task.fds = type("Files", (), {"limit": 1024})()

@@ -53,9 +53,8 @@ class ChromeFile:
         found = []
         for number, ends in self.flows.items():
             sent, received = ends.get("s"), ends.get("f")
-            if sent is None or received is None or received[1] < sent[1]:
-                found.append(number)
-            elif not (self._touches(*sent) and self._touches(*received)):
+            joined = sent is not None and received is not None and sent[1] <= received[1]
+            if not joined or not all(self._touches(*end) for end in ends.values()):
                 found.append(number)
         return found
 

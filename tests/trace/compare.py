@@ -6,6 +6,7 @@ machine are worth only what their ratios within a round are.
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -32,18 +33,24 @@ def ways(log: str) -> dict[str, list[str]]:
     }
 
 
-def measure(program: list[str], rounds: int) -> dict[str, list[float]]:
-    """Run everything in turn; return seconds by way."""
-    times: dict[str, list[float]] = {}
+def cpu() -> float:
+    """Return the CPU time of all children so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measure(program: list[str], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Run everything in turn; return seconds of the clock and of CPUs by way."""
+    times: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         commands = ways(os.path.join(folder, "log"))
         if not os.path.exists(STRACE):
             commands = {name: command for name, command in commands.items() if "strace" not in name}
         for _ in range(rounds):
             for name, command in commands.items():
-                start = time.perf_counter()
+                start, before = time.perf_counter(), cpu()
                 subprocess.run([*command, *program], cwd=ROOT, stdout=subprocess.DEVNULL, check=True, timeout=600)
-                times.setdefault(name, []).append(time.perf_counter() - start)
+                times.setdefault(name, []).append((time.perf_counter() - start, cpu() - before))
     return times
 
 
@@ -60,10 +67,13 @@ def main() -> None:
     )
     base = times.get("strace -f -o FILE")
     for name, found in times.items():
-        line = f"{name:26} min {min(found):7.3f} s  median {statistics.median(found):7.3f} s"
+        clock, used = [a for a, _ in found], [b for _, b in found]
+        line = (
+            f"{name:26} min {min(clock):7.3f} s, median {statistics.median(clock):7.3f} s, CPU min {min(used):6.3f} s"
+        )
         if base is not None and found is not base:
-            ratios = [a / b for a, b in zip(found, base, strict=True)]
-            line += f"  of strace -f -o: {statistics.median(ratios):5.2f} (median of rounds)"
+            ratios = [a / b for (a, _), (b, _) in zip(found, base, strict=True)]
+            line += f"; of strace -f -o: {statistics.median(ratios):5.2f} (median of rounds)"
         print(line)
 
 

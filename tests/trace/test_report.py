@@ -49,7 +49,8 @@ def test_what_the_page_shows() -> None:
     happened: list[events.Event] = [events.TaskBegan(1000, 2, 2, 1, "sh"), *one_call(2000), *one_call(2090)]
     shown = document(build(happened, NAMES), "t", STUB, 7)
     assert shown["dropped"] == 7
-    (row,) = shown["calls"] if isinstance(shown["calls"], list) else ()
+    assert isinstance(shown["calls"], list)
+    (row,) = shown["calls"]
     assert (row["name"], row["calls"], row["errors"]) == ("getpid", 2, 0)
     assert sum(row["histogram"]) == 1, "the second call's round trip is not over"
     assert shown["stub"] == [
@@ -72,8 +73,8 @@ def test_a_browser_opens_it(width: int, dark: bool, tmp_path: Path) -> None:
         )  # fmt: skip
     extra = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []
     done = subprocess.run(
-        [CHROMIUM, *FLAGS, *extra, f"--window-size={width},900", f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=3000",
-         "--dump-dom", target.as_uri()],
+        [CHROMIUM, *FLAGS, *extra, f"--window-size={width},900", f"--user-data-dir={tmp_path}/profile",
+         "--virtual-time-budget=3000", "--dump-dom", target.as_uri()],
         timeout=120, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert 'data-ready="yes"' in done.stdout, done.stderr[-2000:]

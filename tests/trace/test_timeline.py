@@ -35,7 +35,7 @@ def one_call(start: int) -> list[Event]:
         events.Taken(start + 20, 1, 1, 1),
         events.Published(start + 50, 1, 1, 1, "SYSCALL"),
         events.Trapped(start + 70, 1, 1, 39, False),
-        events.Handled(start + 80, 2, 39, "getpid", 2, start + 71),
+        events.Handled(start + 80, 2, 39, "getpid", 2),
     ]
 
 
@@ -68,7 +68,7 @@ def test_a_wait_is_on_the_task_and_not_on_the_kernel() -> None:
         events.Trapped(1010, 1, 1, 0, False),
         events.Parked(1020, 2, 0, "read"),
         events.Woken(5000, 2, 0, "read"),
-        events.Handled(5010, 2, 0, "read", 3, 1010),
+        events.Handled(5010, 2, 0, "read", 3),
         events.Queued(5020, 5030, 1, 1),
     ]
     timeline = build(happened, NAMES)
@@ -106,7 +106,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
             now += draw(st.integers(1, 90))
             found.append(events.Woken(now, context + 1, 0, "read"))
         now += draw(st.integers(0, 9))
-        found.append(events.Handled(now, context + 1, 0, "read", draw(st.integers(-5, 5)), now))
+        found.append(events.Handled(now, context + 1, 0, "read", draw(st.integers(-5, 5))))
     return found
 
 
