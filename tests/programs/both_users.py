@@ -19,6 +19,7 @@ from tests.programs.support import ROOT, SLOWNESS
 
 NOBODY: Final = 65534
 SAMPLE: Final = ("-m", "sample", "tests/programs/test_programs.py")
+_QUIET: Final = "ignore::pytest.PytestUnknownMarkWarning"
 _LIMIT: Final = 1200 * SLOWNESS
 
 
