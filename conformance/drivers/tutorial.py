@@ -30,10 +30,10 @@ def run(pid: int, regs: dict[str, int], how: int, seconds: float) -> int:
     return status
 
 signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
-for line in sys.stdin:
+for line in sys.stdin.buffer:
     number, op, reply = None, "", dict[str, object](result={})
     try:
-        asked = json.loads(line)
+        asked = dict(json.loads(line))
         number, op = asked.pop("id", None) + 0, asked.pop("op", None)
         match op, asked:
             case _ if op in "unmap protect fill digest get_fp set_fp interrupt stats".split() or "object" in asked.get("src", ""):
@@ -71,7 +71,7 @@ for line in sys.stdin:
                 reply = {"result": {"context": number}}
             case "release_context", {"context": int(which), **more} if not more: del CONTEXTS[which]
             case "get_regs" | "set_regs", {"context": int(which), **more} if list(more) == ["regs"] * (op == "set_regs"):
-                regs = CONTEXTS[which][1] | {name: int(word, 16) for name, word in asked.get("regs", {}).items()}
+                regs = CONTEXTS[which][1] | {name: int(word, 16) for name, word in dict(asked.get("regs", {})).items()}
                 if WORDS.pack(*regs.values()): CONTEXTS[which][1].update(regs)
                 reply = {"result": {"regs": {name: hex(regs[name]) for name in regs}}}
             case "switch", {"context": int(which), **more} if more.keys() <= {"timeout_ms", "interrupt_after_us"}:
@@ -92,8 +92,8 @@ for line in sys.stdin:
             case "bye", {**more} if not more: pass
             case _: raise ValueError("unknown, or with other fields than it should have")
     except KeyError as error: reply = {"error": {"kind": "handle", "message": f"there is no {error}"}}
-    except (AttributeError, TypeError, ValueError, struct.error) as e: reply = {"error": {"kind": "protocol", "message": str(e)}}
-    except ChildProcessError: reply = {"error": {"kind": "platform", "message": "the stub is gone"}}
+    except (RecursionError, TypeError, ValueError, struct.error) as e: reply = {"error": {"kind": "protocol", "message": str(e)}}
+    except ChildProcessError: reply = {"error": {"kind": "state", "message": "its space is gone"}}
     except OSError: reply = {"result": {"n": 0, "data": "", **SHORT}}  # of read and write: nothing is mapped there
     print(json.dumps({"id": number, **reply}), flush=True)
     if op == "bye": break
