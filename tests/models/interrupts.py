@@ -12,7 +12,7 @@ Checked: a request to interrupt is answered, whatever the guest does; a guest ne
 or only half restored; a context is given back by who has it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tests.models.catalogue import Bound, Mutant
@@ -130,9 +130,12 @@ def words(cfg: Config) -> Mapping[Word, Value]:
     return found
 
 
-def system(cfg: Config, memory: Memory = SC) -> System:
-    """Return the model. All is well where no request is open; a guest may compute for ever if nobody wants it back."""
-    threads = [Process(f"thread {n}", thread, (cfg, n), sighandler) for n in range(cfg.threads)]
+def system(cfg: Config, memory: Memory = SC, threads: Sequence[Process] = ()) -> System:
+    """Return the model. All is well where no request is open; a guest may compute for ever if nobody wants it back.
+
+    ``threads``: those of another handler (user_resume.py).
+    """
+    threads = threads or [Process(f"thread {n}", thread, (cfg, n), sighandler) for n in range(cfg.threads)]
     tasks = [Process(f"task {n}", task, (cfg, n, left)) for n, left in enumerate(cfg.rounds)]
 
     def done(view: View) -> bool:

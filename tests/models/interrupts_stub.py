@@ -23,11 +23,12 @@ from tests.models.programs import (
 NONE, SYSCALL, FAULT = "NONE", "SYSCALL", "FAULT"
 RUNNING, PREP, INITIALIZING = "NONE", "PREP", "INITIALIZING"
 INVALID: Final = "INVALID"
-GUEST_CODE: Final = ("guest", "trampoline", "rest_of_trampoline")
+GUEST_CODE: Final = ("guest", "rewound_guest", "trampoline", "rest_of_trampoline")
 """Programs below stub_start."""
 
 
 PATCHED, TRAPPED, COMPUTES = "patched site", "system call", "computes for ever"
+REWOUND = "call at a site that is being patched"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,19 @@ def guest(cfg: Config, me: int, context: int) -> Program:
     if what == PATCHED:
         return Jump(trampoline, (cfg, me, context))
     if what == TRAPPED:
+        yield trap("SIGSYS")
+    if what == REWOUND:
+        yield trap(REWOUND)
+    yield wait_until(lambda: False)
+
+
+def rewound_guest(cfg: Config, me: int, context: int) -> Program:
+    """Be guest code again in front of a call that the handler rewound; this time it makes it, or computes for ever."""
+    loaded = yield run_guest(me, context)
+    if loaded != (context, "its version"):
+        raise Violation(f"context {context} goes on with the floating point state {loaded}")
+    del loaded
+    if (yield choose("guest", TRAPPED, COMPUTES)) == TRAPPED:
         yield trap("SIGSYS")
     yield wait_until(lambda: False)
 
@@ -134,7 +148,12 @@ def load_fp(me: int, context: int) -> Op:
 
 def resume(cfg: Config, me: int, context: int, where: str) -> Jump:
     """Return where a context goes on."""
-    programs = {"guest": guest, "trampoline": trampoline, "rest_of_trampoline": rest_of_trampoline}
+    programs = {
+        "guest": guest,
+        "rewound_guest": rewound_guest,
+        "trampoline": trampoline,
+        "rest_of_trampoline": rest_of_trampoline,
+    }
     return Jump(programs.get(where, half_restored), (cfg, me, context))
 
 

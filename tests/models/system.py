@@ -20,12 +20,17 @@ class Process(NamedTuple):
 
     The handler is called with the process's arguments, the name of the program (not function) it interrupts, and the signal.
     When it returns, that goes on; when it answers a Jump, that is forgotten.
+
+    Meanwhile the signal is blocked. ``nests``: only in handlers that the signal itself entered, not in those of traps; and the
+    handler is told the name of the innermost function it interrupts.
     """
 
     name: str
     program: Callable[..., Program]
     arguments: tuple[Hashable, ...] = ()
     handler: Callable[..., Program] | None = None
+    nests: bool = False
+    blocks_itself: bool = True
 
 
 class Proc:
@@ -152,12 +157,19 @@ class System:
             proc = self._proc(state, number)
             for place in self.memory.leaving(proc.buffer):
                 yield count + number, False, ("seen", place), self._leave(state, number, proc, place)
-            if proc.pending and not proc.blocked:
+            if proc.pending and not self._is_blocked(number, proc):
                 yield number, False, "signal", self._deliver(state, number, proc)
             op = proc.node.op
             if op is None or proc.asleep or (op.drains and proc.buffer):
                 continue
             yield from self._operate(state, number, proc, op)
+
+    def _is_blocked(self, number: int, proc: Proc) -> bool:
+        """Tell whether the signal has to wait."""
+        process = self.processes[number]
+        if not process.nests:
+            return proc.blocked
+        return process.blocks_itself and any(frame.arguments[-1:] == (SIGNAL,) for frame in proc.frames[1:])
 
     def _operate(self, state: State, number: int, proc: Proc, op: Op) -> Iterator[Step]:
         """Yield the steps of one process's next operation."""
@@ -227,7 +239,8 @@ class System:
     def _enter_handler(self, state: State, number: int, proc: Proc, signal: str) -> State:
         process = self.processes[number]
         assert process.handler is not None
-        handler = self._automata.start(process.handler, (*process.arguments, proc.node.function, signal))
+        interrupted = proc.node.where.partition(":")[0] if process.nests else proc.node.function
+        handler = self._automata.start(process.handler, (*process.arguments, interrupted, signal))
         return self._change(state, number, frames=(*proc.frames, handler))
 
     def _leave(self, state: State, number: int, proc: Proc, place: int) -> State:

@@ -6,11 +6,19 @@ from types import ModuleType
 
 import pytest
 
-from tests.models import context_queue, give_back, interrupts, patching, ready_ring, spinning_queue
+from tests.models import context_queue, give_back, interrupts, patching, ready_ring, spinning_queue, user_resume
 from tests.models.catalogue import Bound, Mutant
 from tests.models.checker import check
 
-MODELS: tuple[ModuleType, ...] = (context_queue, give_back, interrupts, patching, ready_ring, spinning_queue)
+MODELS: tuple[ModuleType, ...] = (
+    context_queue,
+    give_back,
+    interrupts,
+    patching,
+    ready_ring,
+    spinning_queue,
+    user_resume,
+)
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
 

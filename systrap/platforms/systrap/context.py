@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from systrap.platforms.systrap.dispatcher import Dispatcher
 
 
-_VSYSCALLS = (96, 201, 309)
-"""gettimeofday, time, getcpu: what the vsyscall page offers."""
+VSYSCALLS: Final = (96, 201, 309)
+"""gettimeofday, time, getcpu: what x86-64's vsyscall page offers."""
 
 
 RUN_AGAIN: Final = Event(EventKind.INTERRUPTED)
@@ -173,7 +173,7 @@ class SystrapContext(Context):
         regs[x86_64.RAX] = nr
         if state == ContextState.SYSCALL_NEED_TRAP:
             self._patchable(regs)
-        elif nr in _VSYSCALLS and state == ContextState.SYSCALL:
+        elif nr in VSYSCALLS and state == ContextState.SYSCALL:
             return self._vsyscall(slot) or SYSCALL_EVENT
         return SYSCALL_EVENT
 

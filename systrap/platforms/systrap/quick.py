@@ -5,16 +5,16 @@ it goes into the books again. For a call like getpid all that is dearer than the
 if it had never come back; one call of machine code (``answer`` of the sentry image) hands it over again and waits for the
 next one. The image has looked at the context already: it made a plain system call (RESULT_QUICK, next_ready.c).
 
-What the two ways must agree on is compared in tests/platforms/test_quick.py; ``--no-quick-calls`` leaves this one out.
+What the two ways must agree on is compared in tests/platforms/systrap/test_quick.py; ``--no-quick-calls`` leaves this one out.
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from systrap.arch import x86_64
+from systrap import arch
 from systrap.platform import QuickCalls
 from systrap.platforms.systrap import machine_code as block
-from systrap.platforms.systrap.context import SystrapContext
+from systrap.platforms.systrap.context import VSYSCALLS, SystrapContext
 
 if TYPE_CHECKING:
     from systrap.platforms.systrap.subprocess import Subprocess
@@ -25,7 +25,7 @@ _LOW_BITS: Final = 15
 _ID_SHIFT: Final = 4
 _ID_MASK: Final = 4095
 _SPACE_SHIFT: Final = 16
-_RESULT: Final = x86_64.RAX
+_RESULT: Final = arch.host().RESULT
 _U64: Final = 1 << 64
 _NUMBER: Final = block.NUMBER >> 3
 
@@ -36,7 +36,7 @@ ROUNDS: Final = 64
 class Quick:
     """Answers quick calls for one dispatcher, on the thread of its next_ready()."""
 
-    __slots__ = ("_answer", "_block", "_calls", "_spaces", "answered")
+    __slots__ = ("_answer", "_block", "_counts", "_handlers", "_spaces", "answered")
 
     def __init__(
         self, answer: Callable[[], int], words: "memoryview[int]", spaces: "list[Subprocess]", calls: QuickCalls
@@ -45,7 +45,9 @@ class Quick:
         self._answer = answer
         self._block = words
         self._spaces = spaces
-        self._calls = calls
+        # One of those may have come from the vsyscall page, and then is a fault (P-049).
+        self._handlers = {nr: handler for nr, handler in calls.handlers.items() if nr not in VSYSCALLS}
+        self._counts = calls.counts
         self.answered = 0
 
     def serve(self, result: int) -> tuple[int, SystrapContext | None]:
@@ -55,7 +57,7 @@ class Quick:
         to be handed over to the caller although its call is answered, if there is one.
         """
         answer, words = self._answer, self._block
-        handlers, counts = self._calls
+        handlers, counts = self._handlers, self._counts
         done = 0
         while done < ROUNDS and (context := self._context(result)) is not None:
             last, regs, owner = result, context.regs, context.owner
