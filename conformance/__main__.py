@@ -88,8 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--jobs", metavar="N", type=_count, default=default_jobs(), help="drivers at the same time (%(default)s)")
     one = named.add_parser("sentry", help="run what a sentry alone decides, against a stub that the suite plays")
     _add_driver(one)
-    one.add_argument("--only", metavar="GLOB", action="append", default=None, help="only ids that match, as SENTRY-INT-*")
-    one.add_argument("--jobs", metavar="N", type=_count, default=default_jobs(), help="drivers at the same time (%(default)s)")
+    one.add_argument(
+        "--only", metavar="GLOB", action="append", default=None, help="only ids that match, as SENTRY-INT-*"
+    )
+    one.add_argument(
+        "--jobs", metavar="N", type=_count, default=default_jobs(), help="drivers at the same time (%(default)s)"
+    )
 
     _add_driver(named.add_parser("smoke", help="a first look at a driver: does it speak the protocol at all?"))
     _add_selection(named.add_parser("list", help="list the cases"))

@@ -108,13 +108,23 @@ def framing(session: Session) -> None:
 
 def hard_lines(session: Session) -> None:
     """Lines that no parser likes are refused like any other that is no request, and the driver serves on."""
-    for line in (b"\xff\xfe{}", b"[" * _DEEP, b'{"id":' * _DEEP, b"9" * 65536, b'"' + b"x" * 65536 + b'"', b"{}", b"null"):
+    for line in (
+        b"\xff\xfe{}",
+        b"[" * _DEEP,
+        b'{"id":' * _DEEP,
+        b"9" * 65536,
+        b'"' + b"x" * 65536 + b'"',
+        b"{}",
+        b"null",
+    ):
         session.driver.send_line(line)
         reply = session.driver.read_reply(session.patience)
         error = reply.get("error")
         kind = error.get("kind") if isinstance(error, dict) else None
         good = kind == "protocol" and reply.get("id", 0) is None
-        demand(good, f"{line[:20]!r}… ({len(line)} bytes): expected an error of kind protocol with id null, got {reply}")
+        demand(
+            good, f"{line[:20]!r}… ({len(line)} bytes): expected an error of kind protocol with id null, got {reply}"
+        )
     session.ask("hello", protocol=PROTOCOL, suite="x")
 
 

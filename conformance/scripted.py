@@ -106,7 +106,12 @@ class ScriptedStub:
         self.session = session
         self.memory = Memory()
         self.threads = [Thread(number) for number in range(1, threads + 1)]
-        fields = {"memory": self.memory.path, "queue": shared.QUEUE_AT, "contexts": shared.CONTEXTS_AT, "slots": shared.SLOTS}
+        fields = {
+            "memory": self.memory.path,
+            "queue": shared.QUEUE_AT,
+            "contexts": shared.CONTEXTS_AT,
+            "slots": shared.SLOTS,
+        }
         session.ask("half.attach", **fields, threads=[thread.pid for thread in self.threads])
 
     def close(self) -> None:

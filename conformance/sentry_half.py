@@ -45,7 +45,9 @@ def submit(session: Session) -> None:
     with attached(session) as stub:
         slot = stub.new_context()
         end = stub.word(shared.END)
-        values = {name: 0x1111 * index for index, name in enumerate("r15 r12 rbx r8 rax rcx rdi rip rsp fs_base".split(), 1)}
+        values = {
+            name: 0x1111 * index for index, name in enumerate("r15 r12 rbx r8 rax rcx rdi rip rsp fs_base".split(), 1)
+        }
         stub.switch(slot, **values)
         stub.await_queued(slot)
         _same("end", end + 1 & 0xFFFFFFFF, stub.word(shared.END))
@@ -55,7 +57,10 @@ def submit(session: Session) -> None:
         _same("interrupt", 0, slot.word(shared.INTERRUPT))
         _same("acked_time", 0, stub.memory.u64(slot.at + shared.ACKED_TIME))
         _same("fpstate_changed", 1, min(slot.word(shared.FPSTATE_CHANGED), 1))
-        demand(slot.word(shared.SENTRY_FAST_PATH) in (0, 1), "sentry_fast_path is neither 0 (wake me) nor 1 (I look myself)")
+        demand(
+            slot.word(shared.SENTRY_FAST_PATH) in (0, 1),
+            "sentry_fast_path is neither 0 (wake me) nor 1 (I look myself)",
+        )
         for name, value in values.items():
             _same(name, value, slot.reg(name))
         _same("cs", 0x33, slot.reg("cs") & 0xFFFF)
@@ -63,7 +68,7 @@ def submit(session: Session) -> None:
 
 
 def tokens(session: Session) -> None:
-    """A thread that sleeps is left a token; while enough threads are awake none is."""
+    """See that a thread that sleeps is left a token, and that none is while enough threads are awake."""
     with attached(session) as stub:
         slot = stub.new_context()
         stub.switch(slot, rip=0x1000)
@@ -79,7 +84,7 @@ def tokens(session: Session) -> None:
 
 
 def fp(session: Session) -> None:
-    """The first FP image is a fresh program's; afterwards it is the stub's."""
+    """See that the first FP image is a fresh program's, and that it is the stub's afterwards."""
     with attached(session) as stub:
         slot, thread = stub.new_context(), stub.threads[0]
         request = stub.switch(slot, rip=0x1000)
@@ -105,7 +110,10 @@ def calls(session: Session) -> None:
             stub.take(slot, thread)
             _same("rax", 0xABC + turn, slot.reg("rax"))
             _same("rip", 0x1000 + turn, slot.reg("rip"))
-            args = {name: 0x8000000000000000 + 16 * turn + index for index, name in enumerate("rdi rsi rdx r10 r8 r9".split())}
+            args = {
+                name: 0x8000000000000000 + 16 * turn + index
+                for index, name in enumerate("rdi rsi rdx r10 r8 r9".split())
+            }
             stub.call(slot, thread, -(turn + 1), **args, rip=0x2000 + turn)
             wanted = [f"{value:#x}" for value in args.values()]
             nr = f"{-(turn + 1) & shared.U64:#x}"
@@ -125,7 +133,9 @@ def faults(session: Session) -> None:
             request = stub.switch(slot, rip=0x1000)
             stub.take(slot, thread)
             stub.fault(slot, thread, signo, code, addr, err)
-            _matches(stub.event(request), kind="fault", signo=signo, code=code, addr=f"{addr:#x}", access=access, ip="0x1000")
+            _matches(
+                stub.event(request), kind="fault", signo=signo, code=code, addr=f"{addr:#x}", access=access, ip="0x1000"
+            )
 
 
 def _running(stub: ScriptedStub) -> tuple[Slot, int]:
@@ -136,7 +146,7 @@ def _running(stub: ScriptedStub) -> tuple[Slot, int]:
 
 
 def interrupt_running(session: Session) -> None:
-    """An interrupt of a context that a thread runs: the flag, then the signal, to that thread alone."""
+    """Interrupt a context that a thread runs: the flag, then the signal, to that thread alone."""
     with attached(session) as stub:
         slot, request = _running(stub)
         session.ask("half.interrupt", context=slot.number)
@@ -151,7 +161,7 @@ def interrupt_running(session: Session) -> None:
 
 
 def interrupt_queued(session: Session) -> None:
-    """An interrupt of a context that no thread has taken: the flag is enough, and nobody is signalled."""
+    """Interrupt a context that no thread has taken: the flag is enough, and nobody is signalled."""
     with attached(session) as stub:
         slot = stub.new_context()
         request = stub.switch(slot, rip=0x1000)
@@ -190,14 +200,18 @@ def hands_off(session: Session) -> None:
         time.sleep(_QUIET)
         after = stub.memory.bytes(0, shared.SIZE)
         at = next((i for i in range(shared.SIZE) if before[i] != after[i]), None)
-        where = "" if at is None else f"{'the queue' if at < shared.CONTEXTS_AT else 'a slot'}, offset {at % shared.CONTEXTS_AT:#x}"
+        where = (
+            ""
+            if at is None
+            else f"{'the queue' if at < shared.CONTEXTS_AT else 'a slot'}, offset {at % shared.CONTEXTS_AT:#x}"
+        )
         demand(at is None, f"the sentry wrote to what is the stub's: {where}")
         stub.call(slot, stub.threads[1], 39)
         _matches(stub.event(request), kind="syscall")
 
 
 def once(session: Session) -> None:
-    """A state is an event once: the sentry does not take the old one for the next run's."""
+    """See that a state is an event once: the old one is not taken for the next run's."""
     with attached(session) as stub:
         slot, request = _running(stub)
         stub.call(slot, stub.threads[1], 39)
@@ -219,17 +233,17 @@ def _impossible(session: Session, state: int, signo: int, keep_thread: bool) -> 
 
 
 def bad_state(session: Session) -> None:
-    """A state that there is not: the guest ends."""
+    """Bring a state that there is not: the guest ends."""
     _impossible(session, 77, 11, False)
 
 
 def bad_thread(session: Session) -> None:
-    """A context that comes back and still names a thread: a stub thread gave up, or memory is corrupt."""
+    """Bring a context back that still names a thread: a stub thread gave up, or memory is corrupt."""
     _impossible(session, shared.FAULT, 11, True)
 
 
 def bad_signal(session: Session) -> None:
-    """A signal that stubs do not handle."""
+    """Bring a signal that stubs do not handle."""
     _impossible(session, shared.FAULT, 64, False)
 
 

@@ -12,7 +12,17 @@ from threading import Lock, Thread
 from typing import Final, cast
 
 from systrap.cli import driver_state as state
-from systrap.cli.driver_wire import PROTOCOL, Fields, OperationError, ProtocolError, Reply, decode, encode, request_id, word
+from systrap.cli.driver_wire import (
+    PROTOCOL,
+    Fields,
+    OperationError,
+    ProtocolError,
+    Reply,
+    decode,
+    encode,
+    request_id,
+    word,
+)
 from systrap.host import limits, mem
 from systrap.host.auxv import auxiliary_vector
 from systrap.host.sys import PAGE_SIZE
@@ -78,7 +88,9 @@ class PlayedStub(StubProcess):
         if context_id >= self._slots:
             raise OperationError("limit", f"there are {self._slots} slots")
         at = self._contexts + context_id * abi.CONTEXT_SIZE
-        return abi.ContextSlot(self._memory[at : at + abi.CONTEXT_SIZE], self.contexts_address + at - self._contexts, context_id)
+        return abi.ContextSlot(
+            self._memory[at : at + abi.CONTEXT_SIZE], self.contexts_address + at - self._contexts, context_id
+        )
 
     def create_thread(self) -> bool:
         """Have no more threads than there are."""

@@ -16,7 +16,9 @@ def values(shape: Shape) -> st.SearchStrategy[object]:
     """Return the values of a shape."""
     match shape:
         case Word():
-            return st.integers(0, (1 << 64) - 1).flatmap(lambda number: st.sampled_from([f"{number:#x}", f"0x{number:X}"]))
+            return st.integers(0, (1 << 64) - 1).flatmap(
+                lambda number: st.sampled_from([f"{number:#x}", f"0x{number:X}"])
+            )
         case Integer():
             return st.integers(shape.low, shape.high)
         case Text():
@@ -33,7 +35,9 @@ def values(shape: Shape) -> st.SearchStrategy[object]:
             least, most = (shape.exact, shape.exact) if shape.exact is not None else (0, 4)
             return st.lists(values(shape.item), min_size=least, max_size=most).map(list[object])
         case ByName():
-            return st.dictionaries(st.text(min_size=1, max_size=6), values(shape.item), max_size=3).map(dict[str, object])
+            return st.dictionaries(st.text(min_size=1, max_size=6), values(shape.item), max_size=3).map(
+                dict[str, object]
+            )
         case Record():
             needed = {field.name: values(field.shape) for field in shape.fields if field.required}
             others = {field.name: values(field.shape) for field in shape.fields if not field.required}

@@ -1,4 +1,4 @@
-"""Properties of the protocol's codec: the suite's side (shapes.py, protocol.py) and our driver's (driver_wire.py) mean the same."""
+"""Properties of the codec: the suite's side (shapes.py, protocol.py) and our driver's (driver_wire.py) mean the same."""
 
 import json
 from collections.abc import Callable
@@ -116,7 +116,9 @@ def test_no_line_confuses_the_driver(line: bytes) -> None:
         assert request_id(line) == request.id
 
 
-@pytest.mark.parametrize("line", [b"[" * 200_000, b'{"id":' * 100_000, b"1" * 100_000, b'{"id": NaN, "op": "bye"}', b"\xff\x00"])
+@pytest.mark.parametrize(
+    "line", [b"[" * 200_000, b'{"id":' * 100_000, b"1" * 100_000, b'{"id": NaN, "op": "bye"}', b"\xff\x00"]
+)
 def test_lines_that_are_hard_to_read(line: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(line)

@@ -1,4 +1,4 @@
-"""Runs the suite's named cases on mutants, and judges: is each found, by the cases that its row names?"""
+"""Runs the suite's named cases on mutants, and judges whether each is found by the cases that its row names."""
 
 import os
 import queue
@@ -95,13 +95,12 @@ def hunt_all(mutants: Sequence[Mutant], images: Path, jobs: int, seed: int = 0) 
 
 def healthy(mutants: Sequence[Mutant], images: Path, jobs: int) -> list[Verdict]:
     """Run the named cases and controls of mutants on the driver without a bug; return what does not pass."""
-    bad = []
+    bad: list[Verdict] = []
     for switches in sorted({mutant.switches for mutant in mutants}):
         names = {n for m in mutants if m.switches == switches for n in (*m.caught_by, *m.control)}
         plan = [ITEMS[name] for name in sorted(names)]
-        for verdict in Pool(How(command("none", images, switches), jobs, second_look=True)).run(plan):
-            if verdict.status is not Status.PASS:
-                bad.append(verdict)
+        pool = Pool(How(command("none", images, switches), jobs, second_look=True))
+        bad += [verdict for verdict in pool.run(plan) if verdict.status is not Status.PASS]
     return bad
 
 

@@ -38,9 +38,7 @@ _CONTROLS: Final = {
 """What passes all the same, where SMOKE-CALL-001 need not."""
 
 MUTANTS: Final[tuple[Mutant, ...]] = tuple(
-    mutant._replace(
-        caught_by=tuple(CAUGHT_BY[mutant.id].split()), control=_CONTROLS.get(mutant.id, mutant.control)
-    )
+    mutant._replace(caught_by=tuple(CAUGHT_BY[mutant.id].split()), control=_CONTROLS.get(mutant.id, mutant.control))
     for mutant in _ALL
 )
 
