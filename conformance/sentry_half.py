@@ -217,6 +217,8 @@ def once(session: Session) -> None:
         stub.call(slot, stub.threads[1], 39)
         stub.event(request)
         second = stub.switch(slot)
+        stub.await_queued(slot)
+        _same("acked_time of the second run", 0, stub.memory.u64(slot.at + shared.ACKED_TIME))
         stub.take(slot, stub.threads[0])
         _same("state of the second run", shared.NONE, slot.word(shared.STATE))
         time.sleep(_QUIET)
@@ -249,8 +251,8 @@ def bad_signal(session: Session) -> None:
 
 SENTRY_CHECKS: Final = (
     Check("SENTRY-QUEUE-001", "the context queue is initialised", queue, ("S-021",)),
-    Check("SENTRY-SUBMIT-001", "a context is handed over with registers, state and entry as a stub expects", submit, ("S-020",)),
-    Check("SENTRY-TOKEN-001", "a parked thread is left a wake-up token; none while threads are awake", tokens, ("S-064", "S-065")),
+    Check("SENTRY-SUBMIT-001", "a context is handed over with all that a stub expects", submit, ("S-020",)),
+    Check("SENTRY-TOKEN-001", "a parked thread is left a token; none is left while threads are awake", tokens, ("S-064", "S-065")),
     Check("SENTRY-FP-001", "the FP image is given once, and then is the stub's", fp, ("S-046", "P-060")),
     Check("SENTRY-CALL-001", "system calls come with number, arguments and ip; registers go back", calls, ("P-040", "P-041")),
     Check("SENTRY-FAULT-001", "faults come with signal, code, address and access", faults, ("S-036", "P-042")),

@@ -65,7 +65,7 @@ MUTANTS: Final = (
                 "        mov     %rax, %rcx\n\n",
                 (
                     "        mov     %rax, %rcx\n"
-                    "        mov     $20000, %edx\n"
+                    "        mov     $80000, %edx\n"
                     "1:      pause\n"
                     "        dec     %edx\n"
                     "        jnz     1b\n"
