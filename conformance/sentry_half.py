@@ -252,10 +252,10 @@ def bad_signal(session: Session) -> None:
 SENTRY_CHECKS: Final = (
     Check("SENTRY-QUEUE-001", "the context queue is initialised", queue, ("S-021",)),
     Check("SENTRY-SUBMIT-001", "a context is handed over with all that a stub expects", submit, ("S-020",)),
-    Check("SENTRY-TOKEN-001", "a parked thread is left a token; none is left while threads are awake", tokens, ("S-064", "S-065")),
+    Check("SENTRY-TOKEN-001", "a parked thread is left a token; while threads are awake none is", tokens, ("S-064", "S-065")),
     Check("SENTRY-FP-001", "the FP image is given once, and then is the stub's", fp, ("S-046", "P-060")),
     Check("SENTRY-CALL-001", "system calls come with number, arguments and ip; registers go back", calls, ("P-040", "P-041")),
-    Check("SENTRY-FAULT-001", "faults come with signal, code, address and access", faults, ("S-036", "P-042")),
+    Check("SENTRY-FAULT-001", "faults come with signal, code, address and access", faults, ("S-036", "S-037")),
     Check("SENTRY-INT-001", "a running context is interrupted by flag and signal", interrupt_running, ("P-072",)),
     Check("SENTRY-INT-002", "a queued context is interrupted by the flag alone", interrupt_queued, ("P-072", "S-040")),
     Check("SENTRY-MANY-001", "several contexts: each event is the right one's", several, ("P-081",)),
