@@ -111,8 +111,9 @@ class Driver:
     def _take(self, reply: Message) -> None:
         """Keep an answer to something that was asked. Raises ProtocolViolationError."""
         answered = reply.get("id")
+        # JSON's true is no 1, whatever Python thinks of it.
         if not isinstance(answered, int) or isinstance(answered, bool) or answered not in self._asked:
-            again = self._answered.get(answered) if isinstance(answered, int) else None
+            again = self._answered.get(answered) if type(answered) is int else None
             what = f"a second answer to {again}" if again else "an answer to nothing that was asked"
             raise ProtocolViolationError(f"{what}: {json.dumps(reply):.200}")
         op = self._answered[answered] = self._asked.pop(answered)

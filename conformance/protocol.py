@@ -264,7 +264,7 @@ OPERATIONS: Final = {
         Operation("x.thaw_stub", "Let it go on (SIGCONT).", (SPACE,), cap="x.freeze_stub"),
         Operation(
             "x.words",
-            "Read the words that a stub shares with its sentry, in the layout of gVisor's systrap: docs/halves.md has their names.",
+            "Read the words that a stub shares with its sentry, in systrap's layout; docs/halves.md has their names.",
             (CONTEXT,),
             (Field("slot", ByName(WORD)), Field("queue", ByName(WORD)), Field("thread", ByName(WORD))),
             cap="x.words",

@@ -101,18 +101,19 @@ class Slot:
 class ScriptedStub:
     """The stub's half of the hand-over, step by step."""
 
-    def __init__(self, session: Session, threads: int = 2) -> None:
-        """Make the memory and the threads, and give them to the sentry under test."""
+    def __init__(self, session: Session) -> None:
+        """Make the memory. Nothing else is there before attach()."""
         self.session = session
         self.memory = Memory()
-        self.threads = [Thread(number) for number in range(1, threads + 1)]
-        fields = {
-            "memory": self.memory.path,
-            "queue": shared.QUEUE_AT,
-            "contexts": shared.CONTEXTS_AT,
-            "slots": shared.SLOTS,
-        }
-        session.ask("half.attach", **fields, threads=[thread.pid for thread in self.threads])
+        self.threads: list[Thread] = []
+
+    def attach(self, threads: int) -> None:
+        """Make threads, and give all to the sentry under test."""
+        for number in range(1, threads + 1):
+            self.threads.append(Thread(number))
+        places = {"queue": shared.QUEUE_AT, "contexts": shared.CONTEXTS_AT, "slots": shared.SLOTS}
+        pids = [thread.pid for thread in self.threads]
+        self.session.ask("half.attach", memory=self.memory.path, **places, threads=pids)
 
     def close(self) -> None:
         """End the threads."""
@@ -211,8 +212,9 @@ class ScriptedStub:
 @contextmanager
 def attached(session: Session, threads: int = 2) -> Iterator[ScriptedStub]:
     """Attach a sentry to a scripted stub."""
-    stub = ScriptedStub(session, threads)
+    stub = ScriptedStub(session)
     try:
+        stub.attach(threads)
         yield stub
     finally:
         stub.close()

@@ -1,4 +1,4 @@
-"""The words that sentry and stub share, as the conformance driver tells them: for cases that look at the ABI itself (docs/halves.md).
+"""The words that sentry and stub share, told by the conformance driver to cases about the ABI itself (docs/halves.md).
 
 Only where a platform has them: a stub's context slots, context queue and threads, as abi.py lays them out. They are read when
 the context is the sentry's, so nobody writes them; what the sentry itself has changed since is left out (rax, interrupt).

@@ -1,4 +1,4 @@
-"""Properties of the protocol's codec: the suite's side (shapes.py, protocol.py) and our driver's (driver_wire.py) mean the same."""
+"""Properties of the codec: the suite's side (shapes.py, protocol.py) and our driver's (driver_wire.py) mean the same."""
 
 import json
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Walks through the protocol's state, against a model: any order of operations on real drivers, on both platforms.
 
-P-020…P-024 (what mappings do), P-070 (interrupts), P-110 (release), and the protocol's own rules for handles and running contexts.
+P-020…P-024 (what mappings do), P-070 (interrupts), P-110 (release), and the protocol's rules for handles and running contexts.
 """
 
 import sys
@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
+    MultipleResults,
     RuleBasedStateMachine,
     consumes,
     multiple,
@@ -161,7 +162,7 @@ class Walk(RuleBasedStateMachine):
     def release_space(self, space: Space) -> None:
         if space.gone:
             self.refused("handle", "release_space", space=space.handle)
-        elif any([context.space is space and self.runs(context) for context in self.all_contexts]):
+        elif [context for context in self.all_contexts if context.space is space and self.runs(context)]:
             self.refused("state", "release_space", space=space.handle)
         else:
             self.result("release_space", space=space.handle)
@@ -170,7 +171,7 @@ class Walk(RuleBasedStateMachine):
     # Contexts.
 
     @rule(target=contexts, space=spaces)
-    def new_context(self, space: Space) -> object:
+    def new_context(self, space: Space) -> "Context | MultipleResults[Context]":
         if space.gone:
             self.refused("handle", "new_context", space=space.handle, regs={})
             return multiple()

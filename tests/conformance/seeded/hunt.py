@@ -1,4 +1,4 @@
-"""Runs the suite's named cases on mutants, and judges: is each found, by the cases that its row names?"""
+"""Runs the suite's named cases on mutants, and judges whether each is found by the cases that its row names."""
 
 import os
 import queue
@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from conformance.pool import How, Pool
 from conformance.runner import Runner
 from conformance.selection import everything
+from conformance.sentry_half import SENTRY_CHECKS
 from conformance.verdict import Item, Status, Verdict
 from tests.conformance.seeded.mutation import Mutant, build_image
 
@@ -20,7 +21,7 @@ PATIENCE: Final = 5.0
 
 FOUND: Final = frozenset((Status.FAIL, Status.ERROR, Status.TIMEOUT, Status.CRASH))
 
-ITEMS: Final[dict[str, Item]] = {item.id: item for item in everything("x86_64")}
+ITEMS: Final[dict[str, Item]] = {item.id: item for item in (*everything("x86_64"), *SENTRY_CHECKS)}
 
 
 class Hunt(NamedTuple):
@@ -95,13 +96,13 @@ def hunt_all(mutants: Sequence[Mutant], images: Path, jobs: int, seed: int = 0) 
 
 def healthy(mutants: Sequence[Mutant], images: Path, jobs: int) -> list[Verdict]:
     """Run the named cases and controls of mutants on the driver without a bug; return what does not pass."""
-    bad = []
-    for switches in sorted({mutant.switches for mutant in mutants}):
-        names = {n for m in mutants if m.switches == switches for n in (*m.caught_by, *m.control)}
+    bad: list[Verdict] = []
+    for half, switches in sorted({(mutant.half, mutant.switches) for mutant in mutants}):
+        alike = [mutant for mutant in mutants if (mutant.half, mutant.switches) == (half, switches)]
+        names = {name for mutant in alike for name in (*mutant.caught_by, *mutant.control)}
         plan = [ITEMS[name] for name in sorted(names)]
-        for verdict in Pool(How(command("none", images, switches), jobs, second_look=True)).run(plan):
-            if verdict.status is not Status.PASS:
-                bad.append(verdict)
+        pool = Pool(How(command("none-half" if half else "none", images, switches), jobs, second_look=True))
+        bad += [verdict for verdict in pool.run(plan) if verdict.status is not Status.PASS]
     return bad
 
 

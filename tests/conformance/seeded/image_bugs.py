@@ -45,39 +45,102 @@ MUTANTS: Final = (
     _loaded("eflags", "regs->eflags & ~0x400ul", "DF is lost on the way back"),
     _saved("eflags", "gregs->eflags & ~1ul", "CF is lost on the way out"),
     _loaded("rax", "gregs->rax", "the return value is dropped"),
-    _bug("args-swapped-r8-r9", "the last two arguments are swapped", "regs->r8 = gregs->r8;\n    regs->r9 = gregs->r9;",
-         "regs->r8 = gregs->r9;\n    regs->r9 = gregs->r8;"),
-    _bug("args-fourth-is-rcx", "the fourth argument is rcx, as in a function call", "    regs->r10 = gregs->r10;",
-         "    regs->r10 = gregs->rcx;"),
-    _bug("args-truncated", "arguments are cut to 32 bits", "    regs->rsi = gregs->rsi;", "    regs->rsi = (u32)gregs->rsi;"),
-    _bug("args-sign-extended", "arguments are taken as 32 bits with a sign", "    regs->rdx = gregs->rdx;",
-         "    regs->rdx = (u64)(s64)(s32)gregs->rdx;"),
-    _bug("ip-off-by-two", "a fault's ip is two bytes too far", "    ctx->ptregs.orig_rax = (u64)-1;\n    *new_state",
-         "    ctx->ptregs.rip += 2;\n    ctx->ptregs.orig_rax = (u64)-1;\n    *new_state"),
-    _bug("int3-ip", "the ip of int3 is at the instruction, not behind it", "    case SIGTRAP:\n        break;",
-         "        break;\n    case SIGTRAP:\n        ctx->ptregs.rip -= 1;\n        break;"),
-    _bug("fault-write-is-read", "a write fault is told as a read", "ctx->err = uc->gregs.err;",
-         "ctx->err = uc->gregs.err & ~2ul;"),
-    _bug("fault-fetch-is-read", "a fetch fault is told as a read", "ctx->err = uc->gregs.err;",
-         "ctx->err = uc->gregs.err & ~16ul;"),
+    _bug(
+        "args-swapped-r8-r9",
+        "the last two arguments are swapped",
+        ("regs->r8 = gregs->r8;\n" "    regs->r9 = gregs->r9;"),
+        "regs->r8 = gregs->r9;\n    regs->r9 = gregs->r8;",
+    ),
+    _bug(
+        "args-fourth-is-rcx",
+        "the fourth argument is rcx, as in a function call",
+        "    regs->r10 = gregs->r10;",
+        "    regs->r10 = gregs->rcx;",
+    ),
+    _bug(
+        "args-truncated",
+        "arguments are cut to 32 bits",
+        "    regs->rsi = gregs->rsi;",
+        "    regs->rsi = (u32)gregs->rsi;",
+    ),
+    _bug(
+        "args-sign-extended",
+        "arguments are taken as 32 bits with a sign",
+        "    regs->rdx = gregs->rdx;",
+        "    regs->rdx = (u64)(s64)(s32)gregs->rdx;",
+    ),
+    _bug(
+        "ip-off-by-two",
+        "a fault's ip is two bytes too far",
+        ("    ctx->ptregs.orig_rax = (u64)-1;\n" "    *new_state"),
+        "    ctx->ptregs.rip += 2;\n    ctx->ptregs.orig_rax = (u64)-1;\n    *new_state",
+    ),
+    _bug(
+        "int3-ip",
+        "the ip of int3 is at the instruction, not behind it",
+        "    case SIGTRAP:\n        break;",
+        "        break;\n    case SIGTRAP:\n        ctx->ptregs.rip -= 1;\n        break;",
+    ),
+    _bug(
+        "fault-write-is-read",
+        "a write fault is told as a read",
+        "ctx->err = uc->gregs.err;",
+        "ctx->err = uc->gregs.err & ~2ul;",
+    ),
+    _bug(
+        "fault-fetch-is-read",
+        "a fetch fault is told as a read",
+        "ctx->err = uc->gregs.err;",
+        "ctx->err = uc->gregs.err & ~16ul;",
+    ),
     _bug("fault-stale-word", "the error word of the last page fault stays", "    ctx->err = 0;\n", ""),
-    _bug("fault-address-missing", "a fault's address is not told", "    copy_siginfo(ctx, info);\n",
-         "    copy_siginfo(ctx, info);\n    if (signo == SIGSEGV) ctx->siginfo.addr = 0;\n"),
-    _bug("sigchld-dropped", "interrupts of a running guest are dropped", "signo == SIGCHLD && thread_state != THREAD_NONE",
-         "signo == SIGCHLD"),
+    _bug(
+        "fault-address-missing",
+        "a fault's address is not told",
+        "    copy_siginfo(ctx, info);\n",
+        "    copy_siginfo(ctx, info);\n    if (signo == SIGSEGV) ctx->siginfo.addr = 0;\n",
+    ),
+    _bug(
+        "sigchld-dropped",
+        "interrupts of a running guest are dropped",
+        "signo == SIGCHLD && thread_state != THREAD_NONE",
+        "signo == SIGCHLD",
+    ),
     _bug("tls-not-saved", "the FS base is not saved", "    ctx->ptregs.fs_base = fs_base;\n", ""),
-    _bug("tls-not-restored", "the FS base is not switched", "    if (ctx->ptregs.fs_base != fs_base)\n", "    if (0)\n"),
+    _bug(
+        "tls-not-restored", "the FS base is not switched", "    if (ctx->ptregs.fs_base != fs_base)\n", "    if (0)\n"
+    ),
     _bug("foreign-arch", "32-bit calls are told as 64-bit ones", "ctx->siginfo.arch != AUDIT_ARCH_X86_64", "0"),
-    _bug("trap-flag-lost", "TF is lost on the way back", "gregs->eflags = regs->eflags;",
-         "gregs->eflags = regs->eflags & ~0x100ul;"),
-    _bug("trap-flag-leaks", "TF of one context stays for the next", "gregs->eflags = regs->eflags;",
-         "gregs->eflags = regs->eflags | (gregs->eflags & 0x100);"),
-    _bug("stack-clobbered-by-fault", "a page fault writes into the red zone",
-         "            ctx->err = uc->gregs.err;\n",
-         "        { ctx->err = uc->gregs.err; sysmsg->fault_jump = 7;\n"
-         "            __asm__ volatile(\".byte 0x48, 0xc7, 0x43, 0xf8, 0, 0, 0, 0 # movq $0, -8(%%rbx)\" : : \"b\"(uc->gregs.rsp) : \"memory\");\n"
-         "            sysmsg->fault_jump = 0; }\n"),
+    _bug(
+        "trap-flag-lost",
+        "TF is lost on the way back",
+        "gregs->eflags = regs->eflags;",
+        "gregs->eflags = regs->eflags & ~0x100ul;",
+    ),
+    _bug(
+        "trap-flag-leaks",
+        "TF of one context stays for the next",
+        "gregs->eflags = regs->eflags;",
+        "gregs->eflags = regs->eflags | (gregs->eflags & 0x100);",
+    ),
+    _bug(
+        "stack-clobbered-by-fault",
+        "a page fault writes into the red zone",
+        "            ctx->err = uc->gregs.err;\n",
+        "        { ctx->err = uc->gregs.err; sysmsg->fault_jump = 7;\n"
+        '            __asm__ volatile(".byte 0x48, 0xc7, 0x43, 0xf8, 0, 0, 0, 0 # movq $0, -8(%%rbx)"'
+        ' : : "b"(uc->gregs.rsp) : "memory");\n'
+        "            sysmsg->fault_jump = 0; }\n",
+    ),
     _bug("signal-swallowed", "SIGFPE is dropped", "    case SIGFPE:\n", ""),
-    _bug("sigbus-is-segv", "SIGBUS is told as SIGSEGV", "    ctx->signo = (u64)signo;\n    copy_siginfo(ctx, info);",
-         "    ctx->signo = (u64)signo;\n    copy_siginfo(ctx, info);\n    if (signo == SIGBUS) ctx->siginfo.signo = SIGSEGV;"),
-)  # fmt: skip
+    _bug(
+        "sigbus-is-segv",
+        "SIGBUS is told as SIGSEGV",
+        ("    ctx->signo = (u64)signo;\n" "    copy_siginfo(ctx, info);"),
+        (
+            "    ctx->signo = (u64)signo;\n"
+            "    copy_siginfo(ctx, info);\n"
+            "    if (signo == SIGBUS) ctx->siginfo.signo = SIGSEGV;"
+        ),
+    ),
+)

@@ -42,9 +42,10 @@ class Edit(NamedTuple):
 class Mutant(NamedTuple):
     """A seeded bug.
 
-    ``caught_by``: cases that fail because of it, each of them, every time (from expected.py). ``control``: cases that pass all the same, so that a
-    mutant which breaks everything counts as nothing. ``switches``: the driver's. ``chance``: whether it shows depends on
-    timing; delays at chosen points are among its edits, and it must be found in ten runs out of ten.
+    ``caught_by``: cases that fail because of it, each of them, every time (expected.py). ``control``: cases that pass all the
+    same, so that a mutant which breaks everything counts as nothing. ``switches``: the driver's.
+    ``chance``: whether it shows depends on timing; delays at chosen points are among its edits, and it must be found in ten
+    runs out of ten. ``half``: it is run in the driver of the sentry alone.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Mutant(NamedTuple):
     switches: tuple[str, ...] = ()
     control: tuple[str, ...] = ("SMOKE-CALL-001",)
     chance: bool = False
+    half: bool = False
 
     @property
     def image_edits(self) -> tuple[Edit, ...]:
@@ -192,4 +194,4 @@ def seed_image(mutant: Mutant, path: Path) -> None:
     def seeded(wanted: str, arch: str | None = None, folder: str | None = None) -> blob.Image:
         return image if wanted == name else load(wanted, arch, folder)
 
-    blob.load = seeded
+    vars(blob)["load"] = seeded

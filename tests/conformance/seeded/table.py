@@ -6,6 +6,7 @@ from tests.conformance.seeded import (
     chances,
     driver_bugs,
     fp_bugs,
+    half_bugs,
     image_bugs,
     memory_bugs,
     patch_bugs,
@@ -23,6 +24,7 @@ _ALL: Final[tuple[Mutant, ...]] = (
     *memory_bugs.MUTANTS,
     *patch_bugs.MUTANTS,
     *driver_bugs.MUTANTS,
+    *half_bugs.MUTANTS,
     *chances.MUTANTS,
 )
 
