@@ -27,7 +27,7 @@ from conformance.shapes import (
 PROTOCOL: Final = 1
 """Version of the protocol: an integer, offered in hello."""
 
-SUITE: Final = "0.2.0"
+SUITE: Final = "0.3.0"
 """Version of cases and runner. Patch: a wrong case was put right. Minor: new cases. Major: cases changed their meaning."""
 
 SPEC: Final = "2"
