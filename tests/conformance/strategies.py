@@ -1,8 +1,23 @@
 """Hypothesis strategies for the protocol's messages, made from its own tables: values of a shape, and JSON at large."""
 
+import re
+
 from hypothesis import strategies as st
 
-from conformance.shapes import ByName, Choice, Either, Exactly, Hex, Integer, ListOf, Record, Shape, Text, Word
+from conformance.shapes import (
+    ByName,
+    Choice,
+    Either,
+    Exactly,
+    Hex,
+    Integer,
+    ListOf,
+    Matching,
+    Record,
+    Shape,
+    Text,
+    Word,
+)
 
 JSON: st.SearchStrategy[object] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("0x10"),
@@ -23,6 +38,8 @@ def values(shape: Shape) -> st.SearchStrategy[object]:
             return st.integers(shape.low, shape.high)
         case Text():
             return st.text(min_size=shape.least, max_size=12)
+        case Matching():
+            return st.from_regex(re.compile(shape.pattern, re.ASCII), fullmatch=True)
         case Choice():
             return st.sampled_from(shape.names)
         case Exactly():

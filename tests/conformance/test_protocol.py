@@ -136,7 +136,7 @@ def talk() -> list[tuple[str, Message]]:
     for direction, line in Recorder.talk:
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(message, dict):
             lines.append((direction, message))

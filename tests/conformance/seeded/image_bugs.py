@@ -5,6 +5,7 @@ from typing import Final
 from tests.conformance.seeded.mutation import Edit, Mutant
 
 HANDLER: Final = "blobs/src/x86_64/sighandler.c"
+SHORT_WAY: Final = "blobs/src/x86_64/signal.S"
 
 
 def _bug(identity: str, what: str, ours: str, seeded: str) -> Mutant:
@@ -24,7 +25,20 @@ def _loaded(register: str, value: str, what: str) -> Mutant:
     return _bug(f"load-{register}", what, ours, f"    gregs->{register} = {value};\n" if value else "")
 
 
+def _resumed(what: str, register: str, ours: str, seeded: str) -> Mutant:
+    """Return a mutant of the short way back, without rt_sigreturn."""
+    return Mutant(f"resume-{register}", what, (Edit(SHORT_WAY, ours, seeded),))
+
+
 MUTANTS: Final = (
+    _resumed("r9 is not restored on the short way", "r9", "        mov     CTX_R9(%rcx), %r9\n", ""),
+    _resumed("r10 is restored from r11 on the short way", "r10", "CTX_R10(%rcx), %r10", "CTX_R11(%rcx), %r10"),
+    _resumed("rbp is not restored on the short way", "rbp", "        mov     CTX_RBP(%rcx), %rbp\n", ""),
+    _resumed(
+        "the return value is cut to 32 bits on the short way", "rax", "CTX_RAX(%rcx), %rax", "CTX_RAX(%rcx), %eax"
+    ),
+    _resumed("DF is lost on the short way", "eflags", "        push    CTX_EFLAGS(%rcx)\n", "        push    $0x202\n"),
+    _resumed("FP state is not loaded on the short way", "fp", "        xrstor64 CTX_FPSTATE(%rcx)\n", ""),
     _saved("rbx", "", "rbx is not saved"),
     _saved("rcx", "", "rcx is not saved"),
     _saved("r8", "", "r8 is not saved"),
@@ -108,7 +122,10 @@ MUTANTS: Final = (
     ),
     _bug("tls-not-saved", "the FS base is not saved", "    ctx->ptregs.fs_base = fs_base;\n", ""),
     _bug(
-        "tls-not-restored", "the FS base is not switched", "    if (ctx->ptregs.fs_base != fs_base)\n", "    if (0)\n"
+        "tls-not-restored",
+        "the FS base is not switched",
+        "    if (ctx->ptregs.fs_base != fs_base)\n        write_fs_base(sysmsg, ctx->ptregs.fs_base);\n    if ((u32)",
+        "    if ((u32)",
     ),
     _bug("foreign-arch", "32-bit calls are told as 64-bit ones", "ctx->siginfo.arch != AUDIT_ARCH_X86_64", "0"),
     _bug(
