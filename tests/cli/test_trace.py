@@ -18,19 +18,19 @@ def plan(*arguments: str) -> Plan:
 def test_switches_can_stand_together_as_getopt_has_it() -> None:
     found = plan("-fyTtt", "-s7", "-xx", "-qq", "-o", "f", "-v")
     assert (found.style.paths, found.style.limit, found.style.hexadecimal, found.style.verbose) == (True, 7, 2, True)
-    assert (found.look.durations, found.look.clock, found.look.quiet, found.look.pids) == (True, 1, 2, 2)
+    assert (found.look.durations, found.look.clock, found.look.quiet, found.look.pids) == (True, 2, 2, 2)
     assert plan("-tt").look.clock == 2
 
 
 def test_expressions() -> None:
     found = plan("-e", "openat,read", "-e", "signal=!CHLD", "-e", "status=failed", "-e", "fault=read:when=2")
-    assert found.selected.calls == {"openat", "read"}
+    assert found.selected.calls == frozenset({"openat", "read"})
     assert found.selected.signals is not None
     assert 17 not in found.selected.signals
-    assert found.selected.statuses == {"failed"}
+    assert found.selected.statuses == frozenset({"failed"})
     assert (found.injections[0].result, found.injections[0].first) == (-38, 2)
-    assert plan("-e", "trace=read", "-e", "t=write").selected.calls == {"write"}
-    assert plan("-Z").selected.statuses == {"failed"}
+    assert plan("-e", "trace=read", "-e", "t=write").selected.calls == frozenset({"write"})
+    assert plan("-Z").selected.statuses == frozenset({"failed"})
 
 
 def test_a_summary_takes_the_place_of_lines() -> None:
