@@ -176,8 +176,8 @@ class _Builder:
         self._close(at)
         self._open = _Open(at, name, kind, owner)
 
-    def _close(self, at: int) -> None:
-        """End what the kernel does."""
+    def _close(self, at: int, handed_over: int = 0) -> None:
+        """End what the kernel does. For the task it ended when it was handed over: it may run before the kernel goes on."""
         opened, self._open = self._open, None
         if opened is None:
             return
@@ -186,7 +186,8 @@ class _Builder:
         self._line.slices.append(Slice(self._kernel, opened.begin, at, opened.name, opened.kind, opened.detail))
         guest = self._guests.get(opened.owner)
         if guest is not None:
-            self._add(guest.track, opened.begin, at, opened.name, opened.kind, dict(opened.detail))
+            end = handed_over or at
+            self._add(guest.track, opened.begin, end, opened.name, opened.kind, dict(opened.detail))
 
     # What the platform tells.
 
@@ -196,7 +197,7 @@ class _Builder:
         guest.queued, guest.taken, guest.stub = event.at, 0, None
         guest.sent = self._open is not None and self._open.begin <= event.at < event.until
         if self._open is not None and self._open.owner in (event.context, 0):
-            self._close(event.until)
+            self._close(event.until, event.at)
 
     def taken(self, event: e.Taken) -> None:
         """Take the news that a stub thread took a context."""
