@@ -1,0 +1,132 @@
+"""Lesson 11: why none of it may be trusted. Three guests that do not play by the rules, and what each must cost: itself."""
+
+from collections.abc import Callable
+from typing import Final
+
+from lesson00_call import CODE, code_page, require_this_machine
+from lesson01_sigsys import install_filter
+from lesson02_filter import ALLOW, EQUAL, LOAD, RETURN, TRAP, assemble
+from lesson04_futex import FUTEX
+from lesson05_registers import Sentry, Stub
+from lesson10_contexts import Ring
+
+RT_SIGRETURN: Final = 15
+BUFFER: Final = 64
+RING, LENGTH = 128, 300
+"""Words of the page: the ring of the contexts that came back, and the length of a message."""
+
+
+class GuestIsHostile(Exception):  # noqa: N818 - what it says
+    """The guest did what no honest stub does. It is ended; nobody else notices."""
+
+
+# ---- a number out of the ring ----
+
+FORGED_NUMBER: Final = bytes.fromhex("48c783100400008b0f0000 48c7830804000001000000 0f05")
+"""mov [rbx + entry 0 of the ring], 3979 · mov [rbx + tail of the ring], 1 · syscall"""
+
+
+def who_trusting(ring: Ring, out: dict[int, str]) -> str:
+    """Return the context that came back: the stub says so."""
+    return out[ring.words[ring.entries]]
+
+
+def who_checked(ring: Ring, out: dict[int, str]) -> str:
+    """The same, but the sentry's own books decide which contexts are out there, and that is all that can come back."""
+    number = ring.take(1.0)
+    if number not in out:
+        raise GuestIsHostile(f"context {number} came back, which is not out")
+    return out[number]
+
+
+# ---- a length that changes ----
+
+OTHER_LENGTH: Final = bytes.fromhex("48c7836009000000100000 0f05")
+"""mov [rbx + the length], 4096 · syscall"""
+
+
+def length_trusting(guest: Sentry) -> int:
+    """Check the length, then use it: each reads shared memory anew, and a thread of the guest may run between."""
+    if guest.shared.words[LENGTH] > BUFFER:
+        raise GuestIsHostile("too long")
+    guest.resume()  # the worst moment, for certain: here the guest runs
+    return guest.shared.words[LENGTH]
+
+
+def length_checked(guest: Sentry) -> int:
+    """Read once into what is ours; then check and use that."""
+    length = guest.shared.words[LENGTH]
+    guest.resume()
+    if length > BUFFER:
+        raise GuestIsHostile("too long")
+    return length
+
+
+# ---- somebody else's system call instruction ----
+
+BORROWED_CALL: Final = bytes.fromhex("b827000000 ffd1 89c7 b8e8030000 0f05")
+"""mov eax, 39 (getpid) · call rcx · mov edi, eax · mov eax, 1000 · syscall"""
+
+
+def by_both(*numbers: int) -> bytes:
+    """Allow these calls only, wherever they come from: what the handler needs, and no more."""
+    checks = [(EQUAL, len(numbers) - i, 0, number) for i, number in enumerate(numbers)]
+    return assemble((LOAD, 0, 0, 0), *checks, (RETURN, 0, 0, TRAP), (RETURN, 0, 0, ALLOW))
+
+
+class CagedStub(Stub):
+    """A stub whose own code, too, can do almost nothing. Python's memory may still grow: 9 to 12, 25 and 28."""
+
+    def prepare(self, code: bytes) -> Callable[..., int]:
+        """The second filter comes last: from then on there is no way to a third."""
+        begin = super().prepare(code)
+        install_filter(by_both(FUTEX, RT_SIGRETURN, 9, 10, 11, 12, 25, 28, 228))
+        return begin
+
+
+def borrow(stub: type[Stub]) -> str:
+    """Let a guest jump to a system call instruction that is not its own, and say what came of it."""
+    ours = code_page(CODE)  # made before the fork, so it is in the stub, as all of Python is
+    with Sentry(BORROWED_CALL, stub) as guest:
+        guest["rcx"] = ours + CODE.index(b"\x0f\x05")
+        guest.resume()
+        escaped = guest["rax"] == 1000 and guest["rdi"] == guest.child
+        return f"the guest has the host's answer: {escaped}"
+
+
+def hostile(code: bytes, judge: Callable[[Sentry], object]) -> str:
+    """Show a guest the shared page, as every stub has it, and tell what the sentry makes of what it does there."""
+    with Sentry(code) as guest:
+        guest["rbx"] = guest.shared.address
+        guest.shared.words[LENGTH] = 8
+        try:
+            return f"{judge(guest)}"
+        except GuestIsHostile as why:
+            return f"the guest is ended: {why}"
+        except KeyError as error:
+            return f"the sentry is ended: KeyError {error}"
+
+
+def came_back(who: Callable[[Ring, dict[int, str]], str]) -> Callable[[Sentry], str]:
+    """Return the judge of the first guest."""
+
+    def judge(guest: Sentry) -> str:
+        guest.resume()
+        return who(Ring(guest.shared, RING), {0: "the only one"})
+
+    return judge
+
+
+def main() -> None:
+    """Each guest, before a sentry that trusts and one that does not."""
+    require_this_machine()
+    print("a forged number\n  trusting:", hostile(FORGED_NUMBER, came_back(who_trusting)))
+    print("  checked: ", hostile(FORGED_NUMBER, came_back(who_checked)))
+    print(f"a length that changes (at most {BUFFER} are allowed)\n  trusting:", hostile(OTHER_LENGTH, length_trusting))
+    print("  checked: ", hostile(OTHER_LENGTH, length_checked))
+    print("a borrowed system call\n  filter by address:  ", borrow(Stub))
+    print("  and a second filter:", borrow(CagedStub))
+
+
+if __name__ == "__main__":
+    main()
