@@ -148,7 +148,12 @@ def load_fp(me: int, context: int) -> Op:
 
 def resume(cfg: Config, me: int, context: int, where: str) -> Jump:
     """Return where a context goes on."""
-    programs = {"guest": guest, "rewound_guest": rewound_guest, "trampoline": trampoline, "rest_of_trampoline": rest_of_trampoline}
+    programs = {
+        "guest": guest,
+        "rewound_guest": rewound_guest,
+        "trampoline": trampoline,
+        "rest_of_trampoline": rest_of_trampoline,
+    }
     return Jump(programs.get(where, half_restored), (cfg, me, context))
 
 

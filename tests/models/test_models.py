@@ -10,7 +10,15 @@ from tests.models import context_queue, give_back, interrupts, patching, ready_r
 from tests.models.catalogue import Bound, Mutant
 from tests.models.checker import check
 
-MODELS: tuple[ModuleType, ...] = (context_queue, give_back, interrupts, patching, ready_ring, spinning_queue, user_resume)
+MODELS: tuple[ModuleType, ...] = (
+    context_queue,
+    give_back,
+    interrupts,
+    patching,
+    ready_ring,
+    spinning_queue,
+    user_resume,
+)
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
 

@@ -37,7 +37,9 @@ class Quick:
 
     __slots__ = ("_answer", "_block", "_counts", "_handlers", "_spaces", "answered")
 
-    def __init__(self, answer: Callable[[], int], words: "memoryview[int]", spaces: "list[Subprocess]", calls: QuickCalls):
+    def __init__(
+        self, answer: Callable[[], int], words: "memoryview[int]", spaces: "list[Subprocess]", calls: QuickCalls
+    ):
         """``answer``: of the sentry image; ``words``: its dispatch block, as u64; ``spaces``: the dispatcher's, by index."""
         self._answer = answer
         self._block = words
