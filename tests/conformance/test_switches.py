@@ -10,7 +10,8 @@ SWITCHES = [
     for trap in ((), ("--syscall-trap", "seccomp"))
     for patching in ((), ("--no-syscall-patching",))
     for fast_path in ((), ("--no-fast-path",))
-]
+] + ["--no-user-resume", "--no-user-resume --no-syscall-patching --no-fast-path"]
+"""(The driver has no guest kernel, so there are no quick calls to switch off.)"""
 
 
 @pytest.mark.slow

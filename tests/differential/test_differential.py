@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.differential import generate
 from tests.differential.campaign import Comparison, campaign, report, start
 from tests.differential.snippet import listing
-from tests.differential.variants import ALL, STORMS, SYSTRAP, Variant
+from tests.differential.variants import ALL, SIGRETURN, STORMS, SYSTRAP, Variant
 from tests.differential.worker import UnusableError
 
 SEED = int(os.environ.get("SYSTRAP_SEED") or secrets.randbelow(1 << 32))
@@ -85,6 +85,16 @@ def test_interrupts_change_nothing() -> None:
     try:
         check(made, 1200)
         assert all(worker.statistics["spurious interrupts"] > 100 for worker in made.workers)
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(1500, marks=(pytest.mark.slow, pytest.mark.timeout(600)))])
+def test_the_other_regime_agrees(count: int) -> None:
+    """# P-041, P-061, P-074: guests that are resumed by rt_sigreturn only, with and without interrupts."""
+    made = compare(SIGRETURN)
+    try:
+        check(made, count)
     finally:
         made.close()
 

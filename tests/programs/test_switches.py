@@ -18,7 +18,12 @@ COMBINATIONS = tuple(
         (DISPATCH, SECCOMP), ((), ("--no-syscall-patching",)), ((), ("--no-fast-path",))
     )
 )
-NAMES = [" ".join(options[1:]) for options in COMBINATIONS]
+COMBINATIONS += (
+    ("--no-user-resume",),
+    ("--no-quick-calls",),
+    ("--no-user-resume", "--no-quick-calls", "--no-fast-path"),
+)
+NAMES = [" ".join(options).removeprefix("--syscall-trap ") for options in COMBINATIONS]
 
 combinations = pytest.mark.parametrize("options", COMBINATIONS, ids=NAMES)
 

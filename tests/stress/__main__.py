@@ -24,11 +24,13 @@ def main() -> int:
     parser.add_argument("--syscall-trap", choices=SYSCALL_TRAPS, default="auto")
     parser.add_argument("--no-syscall-patching", action="store_true")
     parser.add_argument("--no-fast-path", action="store_true")
+    parser.add_argument("--no-user-resume", action="store_true")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     options = Options(
         disable_syscall_patching=given.no_syscall_patching,
         disable_fast_path=given.no_fast_path,
+        disable_user_resume=given.no_user_resume,
         syscall_trap=given.syscall_trap,
     )
     load = Load(given.seconds, given.contexts, given.spaces, given.threads, not given.no_kill)
