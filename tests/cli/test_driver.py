@@ -330,7 +330,8 @@ def test_a_stub_that_is_killed(peer: Peer) -> None:
 
 def test_every_operation_of_the_protocol_is_there() -> None:
     protocol = """hello new_space release_space map unmap protect write read fill digest new_context release_context
-                  get_regs set_regs get_fp set_fp switch interrupt stats x.kill_stub x.freeze_stub x.thaw_stub x.words bye"""
+                  get_regs set_regs get_fp set_fp switch interrupt stats x.kill_stub x.freeze_stub x.thaw_stub
+                  x.words bye"""
     assert set(OPERATIONS) == set(protocol.split())
 
 

@@ -279,7 +279,7 @@ def test_any_order_of_operations(name: str) -> None:
     Walk.driver = Driver([sys.executable, "-m", "systrap.cli.driver", "--platform", name])
     try:
         Walk.driver.hello(20.0)
-        run_state_machine_as_test(Walk, settings=settings(max_examples=40, stateful_step_count=40, deadline=None))
+        run_state_machine_as_test(Walk, settings=settings(max_examples=20, stateful_step_count=40, deadline=None))
         assert Walk.driver.bye() == 0
     finally:
         Walk.driver.kill()
