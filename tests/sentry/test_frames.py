@@ -1,6 +1,7 @@
 """The signal frame of x86-64: its layout, the alternate stack, and what frames of a guest's own making can do."""
 
 import errno
+import os
 import struct
 
 import pytest
@@ -11,6 +12,10 @@ from systrap.sentry import frames
 from systrap.sentry import signals as s
 from systrap.sentry.signals import Action, Info
 from tests.sentry.test_signals import SIZE, STACK, U64, World
+
+pytestmark = pytest.mark.skipif(
+    os.uname().machine != "x86_64", reason="registers of x86-64; arm64: tests/arch/test_arm_frame.py"
+)
 
 HANDLER, RESTORER = 0x500000, 0x600000
 ACTION = Action(HANDLER, s.SA_RESTORER, RESTORER, 0)

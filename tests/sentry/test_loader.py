@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from systrap import arch
 from systrap.sentry import elf, loader, stack
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.file import OpenFile
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from systrap.sentry.task import Task
 
 MAX = 0x7F0000000000
+NATIVE = arch.current().ELF_MACHINE
 
 
 def segment(
@@ -33,7 +35,7 @@ def segment(
 
 
 def image(
-    *segments: bytes, kind: int = 2, machine: int = 62, entry: int = 0x400100, entry_size: int = 56, bits: int = 2
+    *segments: bytes, kind: int = 2, machine: int = NATIVE, entry: int = 0x400100, entry_size: int = 56, bits: int = 2
 ) -> bytes:
     ident = b"\x7fELF" + bytes([bits, 1, 1]) + bytes(9)
     header = struct.pack(
@@ -66,7 +68,7 @@ def test_good_image() -> None:
         (b"MZ", errno.ENOEXEC),
         (b"\x7fELF", errno.ENOEXEC),
         (image(CODE)[:100], errno.ENOEXEC),
-        (image(CODE, machine=183), errno.ENOEXEC),
+        (image(CODE, machine=243), errno.ENOEXEC),
         (image(CODE, bits=1), errno.ENOEXEC),
         (image(CODE, kind=1), errno.ENOEXEC),
         (image(CODE, entry_size=40), errno.ENOEXEC),
@@ -186,7 +188,7 @@ def test_first_stack() -> None:
     assert auxv[stack.AT_EGID] == 4
     assert auxv[stack.AT_SECURE] == 1
     assert mm.read_string(auxv[stack.AT_EXECFN]) == b"/prog"
-    assert mm.read_string(auxv[stack.AT_PLATFORM]) == b"x86_64"
+    assert mm.read_string(auxv[stack.AT_PLATFORM]) == arch.current().NAME.encode()
     assert mm.read(auxv[stack.AT_RANDOM], 16) != bytes(16)
     assert mm.read(mm.arg_start, mm.arg_end - mm.arg_start) == b"prog\0\0x\0"
     assert mm.read(mm.env_start, mm.env_end - mm.env_start) == b"A=1\0B\0"

@@ -1,5 +1,6 @@
 """Pending signals, siginfo, actions, sending, and delivery with what becomes of interrupted calls."""
 
+import os
 import struct
 from types import SimpleNamespace
 from typing import cast
@@ -16,6 +17,10 @@ from systrap.sentry.kernel import Kernel
 from systrap.sentry.limits import Limits
 from systrap.sentry.signals import Action, Handlers, Info, Pending, Signals, bit
 from systrap.sentry.task import Session, State, Task, ThreadGroup
+
+pytestmark = pytest.mark.skipif(
+    os.uname().machine != "x86_64", reason="registers of x86-64; arm64: tests/arch/test_arm_frame.py"
+)
 
 STACK = 0x7000_0000
 SIZE = 0x10000
