@@ -82,11 +82,8 @@ def _wrapped(kernel: "Kernel", nr: int, adapter: Adapter) -> QuickCall:
         if result is None:
             return None
         deadline = next_deadline()
-        if (
-            task.attention
-            or kernel.woken
-            or task.saved_mask is not None
-            or (deadline is not None and deadline <= ended)
+        if task.attention or kernel.woken or task.saved_mask is not None or (
+            deadline is not None and deadline <= ended
         ):
             regs[_RESULT] = result & _U64
             return None

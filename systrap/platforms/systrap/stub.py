@@ -44,9 +44,10 @@ class Settings(NamedTuple):
     """What is written into the sysmsg image besides addresses.
 
     ``deep_sleep``: how long a stub thread spins, in ticks of the counter (S-073). ``patching``: it may ask for call sites
-    to be patched. ``handler_flags``: flags of the signal handler besides those that it has on every CPU. ``rdpid``: the CPU has that instruction.
-    ``user_resume``: after a system call guests are loaded without rt_sigreturn, and the handler blocks no signal (docs/images.md);
-    only where signals_can_nest().
+    to be patched. ``handler_flags``: flags of the signal handler besides those that it has on every CPU.
+    ``rdpid``: the CPU has that instruction.
+    ``user_resume``: after a system call guests are loaded without rt_sigreturn, and the handler blocks no signal
+    (docs/images.md); only where signals_can_nest().
     """
 
     arch_state: tuple[int, ...]
