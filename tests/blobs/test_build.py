@@ -265,7 +265,7 @@ def test_upstreams_ten_exports_are_there() -> None:
     assert set(blob.load("sysmsg", "x86_64").exports) == {
         *("deep_sleep_timeout", "context_region", "stub_start", "arch_state", "context_queue_addr"),
         *("spinning_queue_addr", "disable_syscall_patching", "sighandler", "restore_rt", "syshandler"),
-        "ready_ring",
+        *("ready_ring", "rdpid", "user_resume"),
     }
 
 
