@@ -121,7 +121,7 @@ class Play:
         return SITE if self.kind.rewound else SECOND
 
     def points(self) -> list[int]:
-        """Answer every address at which the thread comes by. (Not the first time: then it has other things to do.)"""
+        """Answer every address at which the thread comes by, except those of its first time only."""
         with self.begin() as tracer:
             tracer.run_to(self.last)
         self.end()

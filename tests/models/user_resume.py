@@ -1,15 +1,15 @@
 """Model: the handler that blocks nothing (blobs/src/x86_64/signal.S), the other one of the two that interrupts.py is about.
 
-Stands for signal.S, sighandler.c with ``user_resume``, clone_source.c; shows S-038, S-040, S-041, S-042, S-045, P-072, P-073, P-074
-where S-030's mask is replaced: SIGCHLD is blocked in its own handler only, and may come at every step of another signal's.
+Stands for signal.S, sighandler.c with ``user_resume``, clone_source.c; shows S-038, S-040, S-041, S-042, S-045, P-072, P-073,
+P-074 where S-030's mask is replaced: SIGCHLD is blocked in its own handler only, and may come at every step of another signal's.
 
 The sentry, guest code and the stub's half of the hand-over are those of interrupts.py. New is what happens between a trap and the
 guest's next instruction: the entry, which marks the thread; two ways out, by resume_guest and by rt_sigreturn, which take several
 steps each; and a call that the handler rewinds, so that the same context goes on. A handler's frame is what its program keeps in
 variables: the floating point registers at that time. The kernel empties them when it enters a handler.
 
-Checked besides what interrupts.py checks: no more than two signals lie on a thread's signal stack. (The fault of a probe is a third;
-it comes and goes while the thread is marked, and sends nobody anywhere.)
+Checked besides what interrupts.py checks: no more than two signals lie on a thread's signal stack. (The fault of a probe is a
+third; it comes and goes while the thread is marked, and sends nobody anywhere.)
 """
 
 from dataclasses import replace
@@ -45,7 +45,7 @@ NESTED: Final = 2
 
 
 def enter_handler(cfg: Config, me: int) -> Program:
-    """The kernel's part, and __export_sighandler (signal.S): the frame's floating point registers, and the thread's state.
+    """Do the kernel's part and __export_sighandler's (signal.S): the frame's floating point registers, and the thread's state.
 
     From the store on the thread is in stub code.
     """

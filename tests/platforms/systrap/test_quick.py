@@ -35,18 +35,18 @@ _U64: Final = (1 << 64) - 1
 
 
 def counted(call: bytes) -> bytes:
-    """1: add r12, rax; CALL; add rbx, rax; dec rbp; jnz 1b; mov eax, 500; syscall; ud2"""
+    """Return code that makes many calls: add r12, rax; CALL; add rbx, rax; dec rbp; jnz; mov eax, 500; syscall; ud2."""
     body = bytes.fromhex("4901c4") + call + bytes.fromhex("4801c348ffcd")
     return body + bytes([0x75, 254 - len(body)]) + bytes.fromhex("90b8f40100000f050f0b")
 
 
 def endless(call: bytes) -> bytes:
-    """1: CALL; jmp 1b"""
+    """Return code that calls for ever: CALL; jmp."""
     return call + bytes([0xEB, 254 - len(call)])
 
 
 def call_then_spin(call: bytes) -> bytes:
-    """CALL; 1: jmp 1b"""
+    """Return code that calls once and then computes for ever: CALL; jmp to itself."""
     return call + bytes.fromhex("ebfe")
 
 
@@ -68,7 +68,7 @@ class Quick:
         return self._guests[-1].space
 
     def answered(self) -> int:
-        """What the platform says of it."""
+        """Return what the platform says of it."""
         return self.kernel.platform.statistics()["calls_answered_quickly"]
 
     def serve(self, pairs: list[tuple[Context, AddressSpace]], handler: QuickCall) -> int:
@@ -184,6 +184,8 @@ def test_a_handler_may_hand_the_context_over(make: Maker) -> None:
     quick = make({NUMBER: handler})
     space = quick.space(counted(quick.call))
     context = counting(quick, space)
+    owner = context.owner
+    assert isinstance(owner, Owner)
     handed = slowly = 0
     quick.kernel.platform.submit(context, space)
     while not (is_syscall(quick.kernel.wait().event) and reg(context, "orig_rax") == LAST):
@@ -192,7 +194,7 @@ def test_a_handler_may_hand_the_context_over(make: Maker) -> None:
         else:
             slowly += 1
             set_reg(context, "rax", 1)
-            context.owner.value += 1
+            owner.value += 1
         quick.kernel.platform.submit(context, space)
     assert reg(context, "rbx") == CALLS
     assert CALLS // 7 - slowly <= handed <= CALLS // 7
@@ -340,4 +342,5 @@ def test_a_forged_entry_in_the_ready_ring(make: Maker, context_id: int) -> None:
     assert context.owner.value == 0
     survivor = counting(quick, other)
     quick.serve([(survivor, other)], count_up)
+    assert isinstance(survivor.owner, Owner)
     assert survivor.owner.value == CALLS
