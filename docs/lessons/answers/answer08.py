@@ -4,7 +4,8 @@ import os
 import signal
 
 from lesson00_call import require_this_machine
-from lesson08_interrupt import BEHIND, GUEST_CODE, Sentry
+from lesson05_registers import Sentry
+from lesson08_interrupt import BEHIND, GUEST_CODE
 
 if __name__ == "__main__":
     require_this_machine()
