@@ -66,19 +66,19 @@ BORROWED_CALL: Final = bytes.fromhex("b827000000 ffd1 89c7 b8e8030000 0f05")
 """mov eax, 39 (getpid) · call rcx · mov edi, eax · mov eax, 1000 · syscall"""
 
 
-def by_both(*numbers: int) -> bytes:
+def allow_only(*numbers: int) -> bytes:
     """Allow these calls only, wherever they come from: what the handler needs, and no more."""
     checks = [(EQUAL, len(numbers) - i, 0, number) for i, number in enumerate(numbers)]
     return assemble((LOAD, 0, 0, 0), *checks, (RETURN, 0, 0, TRAP), (RETURN, 0, 0, ALLOW))
 
 
 class CagedStub(Stub):
-    """A stub whose own code, too, can do almost nothing. Python's memory may still grow: 9 to 12, 25 and 28."""
+    """A stub whose own code, too, can do almost nothing. Python may still get memory (9 to 12, 25, 28) and the time (228)."""
 
     def prepare(self, code: bytes) -> Code:
         """Install the second filter last: from then on there is no way to a third."""
         begin = super().prepare(code)
-        install_filter(by_both(FUTEX, RT_SIGRETURN, 9, 10, 11, 12, 25, 28, 228))
+        install_filter(allow_only(FUTEX, RT_SIGRETURN, 9, 10, 11, 12, 25, 28, 228))
         return begin
 
 
