@@ -8,8 +8,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 PAGE: Final = 4096
 DEADLINE: Final = 60
@@ -32,8 +31,15 @@ CODE: Final = bytes.fromhex(
 
 libc: Final = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+class Code(Protocol):
+    """Machine code as a function of integers."""
+
+    def __call__(self, *words: int) -> int:
+        """Jump there, and return what rax is afterwards."""
 
 
 def require_this_machine() -> None:
@@ -65,14 +71,14 @@ def code_page(code: bytes, address: int = 0) -> int:
     return int(found)
 
 
-def function(address: int) -> Callable[..., int]:
-    """Return the code at ``address`` as a function of up to seven integers."""
-    made: Callable[..., int] = ctypes.CFUNCTYPE(ctypes.c_long, *[ctypes.c_long] * 7)(address)
+def function(address: int) -> Code:
+    """Return the code at ``address`` as a function of seven integers."""
+    made: Code = ctypes.CFUNCTYPE(ctypes.c_long, *[ctypes.c_long] * 7)(address)
     return made
 
 
 @functools.cache
-def make_call() -> Callable[..., int]:
+def make_call() -> Code:
     """Return call(number, argument, ...): a system call, made by our own code. Errors are −errno, as the kernel says."""
     code = function(code_page(CODE))
     return lambda *words: code(*words, *[0] * (7 - len(words)))

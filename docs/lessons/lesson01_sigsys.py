@@ -24,21 +24,9 @@ _C_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void
 _alive: list[object] = []
 
 
-class SigAction(ctypes.Structure):
-    """glibc's struct sigaction."""
-
-    _fields_ = (
-        ("handler", ctypes.c_void_p),
-        ("mask", ctypes.c_ubyte * 128),
-        ("flags", ctypes.c_int),
-        ("restorer", ctypes.c_void_p),
-    )
-
-
-class Registers(ctypes.Structure):
-    """The 23 words of registers in a signal frame. rt_sigreturn loads them again: what is changed here is changed."""
-
-    _fields_ = (("words", ctypes.c_uint64 * 23),)
+def registers_at(address: int) -> "ctypes.Array[ctypes.c_uint64]":
+    """Return the words of a signal frame as they lie there. rt_sigreturn loads them: what is changed here is changed."""
+    return (ctypes.c_uint64 * 23).from_address(address)
 
 
 def install_handler(signals: Sequence[int], handler: Handler) -> None:
@@ -49,10 +37,10 @@ def install_handler(signals: Sequence[int], handler: Handler) -> None:
     """
     entry = _C_HANDLER(handler)
     _alive.append(entry)  # else Python would free it, and the kernel would call what is there then
-    action = SigAction(handler=ctypes.cast(entry, ctypes.c_void_p).value, flags=SA_SIGINFO)
-    ctypes.memset(ctypes.addressof(action) + SigAction.mask.offset, 0xFF, SigAction.mask.size)
+    where = ctypes.cast(entry, ctypes.c_void_p).value
+    action = struct.pack("Q128sixxxxQ", where, b"\xff" * 128, SA_SIGINFO, 0)  # glibc's struct sigaction
     for number in signals:
-        check(libc.sigaction(int(number), ctypes.byref(action), None), "sigaction")
+        check(libc.sigaction(int(number), action, None), "sigaction")
 
 
 def install_filter(program: bytes) -> None:
@@ -77,14 +65,14 @@ TRAP_1000: Final = b"".join(
 def answer(number: int, siginfo: int, ucontext: int) -> None:
     """Be the kernel for call 1000: its result is twice its first argument."""
     _, _, code, at, call_number, _ = struct.unpack("iiixxxxQiI", ctypes.string_at(siginfo, 32))
-    registers = Registers.from_address(ucontext + GREGS)
-    rdi = registers.words[8]
+    registers = registers_at(ucontext + GREGS)
+    rdi = registers[8]
     print(f"  signal {number}, code {code}: call {call_number}, first argument {rdi}, from code at {at:#x}")
-    registers.words[RAX] = 2 * rdi
+    registers[RAX] = 2 * rdi
 
 
 def main() -> None:
-    """The call that does not exist, before and after somebody is there to answer it."""
+    """Make the call that does not exist, before and after somebody is there to answer it."""
     require_this_machine()
     call = make_call()
     print(f"without anybody: call(1000, 21) is {call(1000, 21)}")

@@ -6,7 +6,7 @@ import struct
 from typing import Final
 
 from lesson00_call import CODE, code_page, function, libc, make_call, require_this_machine
-from lesson01_sigsys import GREGS, RAX, Registers, install_filter, install_handler
+from lesson01_sigsys import GREGS, RAX, install_filter, install_handler, registers_at
 
 GUEST: Final = 0x10_0000_0000
 """Guest code lies here and in the 4 GiB above, where an ordinary process has nothing."""
@@ -60,9 +60,9 @@ trapped: Final[list[int]] = []
 
 def answer(_number: int, _siginfo: int, ucontext: int) -> None:
     """Answer 4711 to everything, and remember what it was."""
-    registers = Registers.from_address(ucontext + GREGS)
-    trapped.append(registers.words[RAX])
-    registers.words[RAX] = 4711
+    registers = registers_at(ucontext + GREGS)
+    trapped.append(registers[RAX])
+    registers[RAX] = 4711
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from lesson00_call import CODE, DEADLINE, PAGE, check, code_page, function, libc, require_this_machine
-from lesson01_sigsys import GREGS, RAX, Registers, install_filter, install_handler
+from lesson01_sigsys import GREGS, RAX, install_filter, install_handler, registers_at
 from lesson02_filter import GUEST, by_address
 
 PR_SET_PDEATHSIG: Final = 1
@@ -70,11 +70,11 @@ def end(child: int) -> int:
 
 
 def stub(shared: Shared) -> None:
-    """The second process: guest code, and a handler that asks the sentry."""
+    """Be the second process: guest code, and a handler that asks the sentry."""
 
     def ask(_number: int, _siginfo: int, ucontext: int) -> None:
-        frame = Registers.from_address(ucontext + GREGS).words
-        shared.words[REGISTERS : REGISTERS + 23] = frame[:]
+        frame = registers_at(ucontext + GREGS)
+        shared.words[REGISTERS : REGISTERS + 23] = [*frame]
         shared.words[TURN] = SENTRY  # last: from here on the page is not ours
         wait_by_looking(shared, until=STUB)
         frame[RAX] = shared.words[REGISTERS + RAX]

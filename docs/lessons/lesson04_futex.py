@@ -44,7 +44,7 @@ def wait_until(shared: Shared, turn: int, timeout: float = DEADLINE, between: Ca
 
 
 def wait_wrongly(shared: Shared, turn: int, timeout: float = DEADLINE, between: Callable[[], None] = nothing) -> None:
-    """Almost the same. Can you see it? (This is the variant with the lost wake-up.)"""
+    """Sleep until it is this turn: almost the same. This is the variant with the lost wake-up."""
     deadline = time.monotonic() + timeout
     while shared.words[TURN] != turn:
         between()
@@ -79,7 +79,7 @@ def is_it_lost(wait: Callable[[Shared, int, float, Callable[[], None]], None]) -
 
 
 def main() -> None:
-    """A thousand round trips, and then the mistake."""
+    """Make a thousand round trips, and then the mistake."""
     require_this_machine()
     shared = Shared()
     shared.words[TURN] = SENTRY

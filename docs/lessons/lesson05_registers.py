@@ -1,11 +1,10 @@
 """Lesson 05: registers from the signal frame. The sentry sees them all, and a guest begins, goes on and ends as it says."""
 
 import signal
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Self
 
-from lesson00_call import code_page, function, require_this_machine
-from lesson01_sigsys import GREGS, Registers, install_filter, install_handler
+from lesson00_call import Code, code_page, function, require_this_machine
+from lesson01_sigsys import GREGS, install_filter, install_handler, registers_at
 from lesson02_filter import GUEST, by_address
 from lesson03_second_process import END, REGISTERS, SENTRY, STUB, Shared, end, start
 from lesson04_futex import hand_over, wait_until
@@ -36,12 +35,12 @@ class Stub:
 
     def save(self, ucontext: int) -> None:
         """Copy what belongs to the guest out of the frame."""
-        self.shared.words[REGISTERS : REGISTERS + 23] = Registers.from_address(ucontext + GREGS).words[:]
+        self.shared.words[REGISTERS : REGISTERS + 23] = [*registers_at(ucontext + GREGS)]
 
     def restore(self, ucontext: int) -> None:
         """Copy it into the frame. It can be another guest's: the frame does not know whose registers it holds."""
-        Registers.from_address(ucontext + GREGS).words[:] = self.shared.words[REGISTERS : REGISTERS + 23]
-        Registers.from_address(ucontext + SIGMASK).words[0] = 0
+        registers_at(ucontext + GREGS)[:] = [*self.shared.words[REGISTERS : REGISTERS + 23]]
+        registers_at(ucontext + SIGMASK)[0] = 0
 
     def ask(self, number: int, _siginfo: int, ucontext: int) -> None:
         """Be the handler of all signals."""
@@ -55,7 +54,7 @@ class Stub:
         hand_over(self.shared, SENTRY)
         wait_until(self.shared, STUB)
 
-    def prepare(self, code: bytes) -> Callable[..., int]:
+    def prepare(self, code: bytes) -> Code:
         """Put the guest's code where the filter looks, and return the function that asks for work."""
         begin = function(code_page(HLT))
         code_page(code, GUEST)
@@ -78,7 +77,7 @@ class Sentry:
         wait_until(self.shared, SENTRY)
         self["rip"] = GUEST
 
-    def __enter__(self) -> "Sentry":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

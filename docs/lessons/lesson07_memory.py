@@ -84,7 +84,7 @@ GUEST_CODE: Final = bytes.fromhex(
 
 
 def main() -> None:
-    """A guest that writes into memory it never asked to be mapped, and then asks us to write it out."""
+    """Serve a guest that writes into memory it never asked to be mapped, and then asks us to write it out."""
     require_this_machine()
     with FileSentry(GUEST_CODE, VMAS, 3) as guest:
         while guest.run() == signal.SIGSYS and guest["rax"] != EXIT:

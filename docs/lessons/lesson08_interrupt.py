@@ -46,7 +46,9 @@ def main() -> None:
         print(f"the count only grows, nothing is lost or done twice: {counts == sorted(set(counts))}")
 
         guest["rip"] = BEHIND
-        print(f"{signal.Signals(guest.resume()).name}: led out of the loop, with count {guest['rax'] == counts[-1]}")
+        print(
+            f"{signal.Signals(guest.resume()).name}: led out of the loop, count unchanged: {guest['rax'] == counts[-1]}"
+        )
 
         os.kill(guest.child, signal.SIGCHLD)
         before = guest["rip"] = LOOP

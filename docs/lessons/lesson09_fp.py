@@ -5,7 +5,7 @@ import struct
 from typing import Final
 
 from lesson00_call import require_this_machine
-from lesson01_sigsys import GREGS, Registers
+from lesson01_sigsys import GREGS, registers_at
 from lesson02_filter import GUEST
 from lesson03_second_process import REGISTERS
 from lesson05_registers import NAMES, SIGMASK, Sentry, Stub
@@ -25,23 +25,23 @@ RSP: Final = NAMES.index("rsp")
 
 def fp_of(ucontext: int) -> "ctypes.Array[ctypes.c_uint64]":
     """Return the FP registers of a signal frame, as words."""
-    where = Registers.from_address(ucontext + FPREGS).words[0]
+    where = registers_at(ucontext + FPREGS)[0]
     return (ctypes.c_uint64 * FP_WORDS).from_address(where)
 
 
 def context_of(ucontext: int) -> Context:
     """Copy a guest out of the frame."""
-    return [*Registers.from_address(ucontext + GREGS).words, *fp_of(ucontext)]
+    return [*registers_at(ucontext + GREGS), *fp_of(ucontext)]
 
 
 def become(ucontext: int, context: Context) -> None:
-    """Put a guest into the frame; rt_sigreturn does the rest. (The guests here have no stack: the thread's stays.)"""
-    frame = Registers.from_address(ucontext + GREGS).words
+    """Put a guest into the frame. These guests have no stack of their own: the thread's stays."""
+    frame = registers_at(ucontext + GREGS)
     stack = frame[RSP]
-    frame[:] = context[:23]
+    frame[:] = [*context[:23]]
     frame[RSP] = stack
-    fp_of(ucontext)[:] = context[23:]
-    Registers.from_address(ucontext + SIGMASK).words[0] = 0
+    fp_of(ucontext)[:] = [*context[23:]]
+    registers_at(ucontext + SIGMASK)[0] = 0
 
 
 def fresh(rip: int, **registers: int) -> Context:
@@ -57,7 +57,7 @@ class FpStub(Stub):
 
     def save(self, ucontext: int) -> None:
         """Copy both sets out of the frame."""
-        self.shared.words[REGISTERS : REGISTERS + CONTEXT_WORDS] = context_of(ucontext)
+        self.shared.words[REGISTERS : REGISTERS + CONTEXT_WORDS] = [*context_of(ucontext)]
 
     def restore(self, ucontext: int) -> None:
         """Copy both sets into the frame."""
@@ -89,7 +89,7 @@ def alternate(stub: type[Stub], steps: tuple[int, ...] = (1, 100), rounds: int =
     with Sentry(GUEST_CODE, stub) as guest:
         for _ in range(rounds):
             for number, context in enumerate(contexts):
-                guest.shared.words[REGISTERS : REGISTERS + CONTEXT_WORDS] = context
+                guest.shared.words[REGISTERS : REGISTERS + CONTEXT_WORDS] = [*context]
                 guest.resume()
                 contexts[number] = guest.shared.words[REGISTERS : REGISTERS + CONTEXT_WORDS]
     return [as_double(context[XMM]) for context in contexts]

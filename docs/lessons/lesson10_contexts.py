@@ -14,7 +14,7 @@ from lesson05_registers import NAMES, Stub
 from lesson09_fp import CONTEXT_WORDS, become, context_of, fresh
 
 EXIT, TGKILL = 60, 234
-RAX, RDI, R12 = (NAMES.index(name) for name in ("rax", "rdi", "r12"))
+RAX, RDI, R12 = map(NAMES.index, ("rax", "rdi", "r12"))
 ENTRIES: Final = 64
 SIGNO, THREAD, CONTEXT = 0, 1, 8
 """Words of a slot: why the context came back, on which thread it runs (0: none), what it is."""
@@ -59,7 +59,7 @@ class Machine(Stub):
         """Handle a signal in the stub: give back the context that was stopped, take the next one, become it."""
         if (thread := threading.get_native_id()) in self.current:  # else this is the hlt: the thread has none yet
             slot = self.slots[self.current[thread]]
-            self.words[slot + CONTEXT : slot + CONTEXT + CONTEXT_WORDS] = context_of(ucontext)
+            self.words[slot + CONTEXT : slot + CONTEXT + CONTEXT_WORDS] = [*context_of(ucontext)]
             self.words[slot + SIGNO], self.words[slot + THREAD] = number, 0
             self.ready.put(self.current.pop(thread))
         if (context := self.queue.take(DEADLINE)) is None:
@@ -90,18 +90,17 @@ LOOP: Final = GUEST + 23
 
 
 def main() -> None:
-    """Two guests that loop for ever, queued first, and four that want to get something done: on two threads."""
+    """Run two guests that loop for ever, queued first, and four that want to get something done: on two threads."""
     require_this_machine()
     machine = Machine(6)
-    child, interrupts, sums = start(lambda: machine.run(GUEST_CODE)), 0, {}
+    child, interrupts, sums = start(lambda: machine.run(GUEST_CODE)), 0, dict[int, int]()
     try:
         for context, slot in enumerate(machine.slots):
             begin = LOOP if context < 2 else GUEST
-            machine.words[slot + CONTEXT : slot + CONTEXT + CONTEXT_WORDS] = fresh(begin, rbx=context, rbp=3)
+            machine.words[slot + CONTEXT : slot + CONTEXT + CONTEXT_WORDS] = [*fresh(begin, rbx=context, rbp=3)]
             machine.queue.put(context)
         while len(sums) < 4:
-            context = machine.next(child)
-            slot = machine.slots[context]
+            slot = machine.slots[context := machine.next(child)]
             registers = slot + CONTEXT
             if machine.words[slot + SIGNO] == signal.SIGCHLD:
                 interrupts += 1

@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import Final
 
-from lesson00_call import CODE, code_page, require_this_machine
+from lesson00_call import CODE, Code, code_page, require_this_machine
 from lesson01_sigsys import install_filter
 from lesson02_filter import ALLOW, EQUAL, LOAD, RETURN, TRAP, assemble
 from lesson04_futex import FUTEX
 from lesson05_registers import Sentry, Stub
-from lesson10_contexts import Ring
 
 RT_SIGRETURN: Final = 15
 BUFFER: Final = 64
@@ -20,26 +19,27 @@ class GuestIsHostile(Exception):  # noqa: N818 - what it says
     """The guest did what no honest stub does. It is ended; nobody else notices."""
 
 
-# ---- a number out of the ring ----
-
 FORGED_NUMBER: Final = bytes.fromhex("48c783100400008b0f0000 48c7830804000001000000 0f05")
 """mov [rbx + entry 0 of the ring], 3979 · mov [rbx + tail of the ring], 1 · syscall"""
 
+OUT: Final = {0: "the only one"}
+"""The sentry's own book of the contexts that are out there."""
 
-def who_trusting(ring: Ring, out: dict[int, str]) -> str:
+
+def who_trusting(guest: Sentry) -> str:
     """Return the context that came back: the stub says so."""
-    return out[ring.words[ring.entries]]
+    guest.resume()
+    return OUT[guest.shared.words[RING + 2]]
 
 
-def who_checked(ring: Ring, out: dict[int, str]) -> str:
-    """The same, but the sentry's own books decide which contexts are out there, and that is all that can come back."""
-    number = ring.take(1.0)
-    if number not in out:
+def who_checked(guest: Sentry) -> str:
+    """Return it if it can be: the sentry's own books say which contexts are out there."""
+    guest.resume()
+    number = guest.shared.words[RING + 2]
+    if number not in OUT:
         raise GuestIsHostile(f"context {number} came back, which is not out")
-    return out[number]
+    return OUT[number]
 
-
-# ---- a length that changes ----
 
 OTHER_LENGTH: Final = bytes.fromhex("48c7836009000000100000 0f05")
 """mov [rbx + the length], 4096 · syscall"""
@@ -62,25 +62,23 @@ def length_checked(guest: Sentry) -> int:
     return length
 
 
-# ---- somebody else's system call instruction ----
-
 BORROWED_CALL: Final = bytes.fromhex("b827000000 ffd1 89c7 b8e8030000 0f05")
 """mov eax, 39 (getpid) · call rcx · mov edi, eax · mov eax, 1000 · syscall"""
 
 
-def by_both(*numbers: int) -> bytes:
+def allow_only(*numbers: int) -> bytes:
     """Allow these calls only, wherever they come from: what the handler needs, and no more."""
     checks = [(EQUAL, len(numbers) - i, 0, number) for i, number in enumerate(numbers)]
     return assemble((LOAD, 0, 0, 0), *checks, (RETURN, 0, 0, TRAP), (RETURN, 0, 0, ALLOW))
 
 
 class CagedStub(Stub):
-    """A stub whose own code, too, can do almost nothing. Python's memory may still grow: 9 to 12, 25 and 28."""
+    """A stub whose own code, too, can do almost nothing. Python may still get memory (9 to 12, 25, 28) and the time (228)."""
 
-    def prepare(self, code: bytes) -> Callable[..., int]:
-        """The second filter comes last: from then on there is no way to a third."""
+    def prepare(self, code: bytes) -> Code:
+        """Install the second filter last: from then on there is no way to a third."""
         begin = super().prepare(code)
-        install_filter(by_both(FUTEX, RT_SIGRETURN, 9, 10, 11, 12, 25, 28, 228))
+        install_filter(allow_only(FUTEX, RT_SIGRETURN, 9, 10, 11, 12, 25, 28, 228))
         return begin
 
 
@@ -107,21 +105,11 @@ def hostile(code: bytes, judge: Callable[[Sentry], object]) -> str:
             return f"the sentry is ended: KeyError {error}"
 
 
-def came_back(who: Callable[[Ring, dict[int, str]], str]) -> Callable[[Sentry], str]:
-    """Return the judge of the first guest."""
-
-    def judge(guest: Sentry) -> str:
-        guest.resume()
-        return who(Ring(guest.shared, RING), {0: "the only one"})
-
-    return judge
-
-
 def main() -> None:
     """Each guest, before a sentry that trusts and one that does not."""
     require_this_machine()
-    print("a forged number\n  trusting:", hostile(FORGED_NUMBER, came_back(who_trusting)))
-    print("  checked: ", hostile(FORGED_NUMBER, came_back(who_checked)))
+    print("a forged number\n  trusting:", hostile(FORGED_NUMBER, who_trusting))
+    print("  checked: ", hostile(FORGED_NUMBER, who_checked))
     print(f"a length that changes (at most {BUFFER} are allowed)\n  trusting:", hostile(OTHER_LENGTH, length_trusting))
     print("  checked: ", hostile(OTHER_LENGTH, length_checked))
     print("a borrowed system call\n  filter by address:  ", borrow(Stub))
