@@ -98,6 +98,17 @@ class Owner:
         self.value = first
 
 
+def of_an_owner(handler: "Callable[[Owner, memoryview[int]], int | None]") -> QuickCall:
+    """Make a handler from one that knows whose contexts these are."""
+
+    def checked(owner: object, regs: "memoryview[int]") -> int | None:
+        assert isinstance(owner, Owner)
+        return handler(owner, regs)
+
+    return checked
+
+
+@of_an_owner
 def count_up(owner: Owner, regs: "memoryview[int]") -> int:
     """Answer a number, and every fifth time an error."""
     owner.value += 1
@@ -154,6 +165,7 @@ def test_each_context_gets_its_own_answers(make: Maker) -> None:
     """# P-076: one handler, many contexts in two spaces; owner and registers are those of the context that calls."""
     seen: dict[int, set[int]] = defaultdict(set)
 
+    @of_an_owner
     def handler(owner: Owner, regs: "memoryview[int]") -> int:
         seen[id(owner)].add(regs[X86_64.REG_NAMES.index("r15")])
         return count_up(owner, regs)
@@ -174,6 +186,7 @@ def test_each_context_gets_its_own_answers(make: Maker) -> None:
 def test_a_handler_may_hand_the_context_over(make: Maker) -> None:
     """It has set the result itself and answers None: the caller gets the context as INTERRUPTED, and it goes on from there."""
 
+    @of_an_owner
     def handler(owner: Owner, regs: "memoryview[int]") -> int | None:
         owner.value += 1
         if owner.value % 7:
@@ -205,6 +218,7 @@ def test_interrupt_before_and_within(make: Maker) -> None:
     """# P-070, P-072: a request that comes before the run, or while the call is being answered, is answered."""
     contexts: list[Context] = []
 
+    @of_an_owner
     def handler(owner: Owner, regs: "memoryview[int]") -> int:
         owner.value += 1
         contexts[0].interrupt()
@@ -294,6 +308,7 @@ def test_wake_is_honoured(make: Maker) -> None:
     """next_ready() returns None soon although calls keep coming."""
     quick: Quick
 
+    @of_an_owner
     def handler(owner: Owner, regs: "memoryview[int]") -> int:
         owner.value += 1
         quick.kernel.platform.wake()
