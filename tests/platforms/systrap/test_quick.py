@@ -108,12 +108,13 @@ def of_an_owner(handler: "Callable[[Owner, memoryview[int]], int | None]") -> Qu
     return checked
 
 
-@of_an_owner
 def count_up(owner: Owner, regs: "memoryview[int]") -> int:
     """Answer a number, and every fifth time an error."""
     owner.value += 1
     return -owner.value % 4096 if owner.value % 5 else -owner.value % 100 - 100
 
+
+COUNT_UP: Final = of_an_owner(count_up)
 
 Maker = Callable[[dict[int, QuickCall]], Quick]
 
@@ -143,7 +144,7 @@ def run_counted(quick: Quick) -> tuple[dict[str, int], bytes, int]:
     """Run counted() once: registers and FP state at its end, and how many calls went the long way."""
     space = quick.space(counted(quick.call))
     context = counting(quick, space)
-    slowly = quick.serve([(context, space)], count_up)
+    slowly = quick.serve([(context, space)], COUNT_UP)
     context.pull_full_state()
     names = [name for name in X86_64.REG_NAMES if name not in (*UNSPECIFIED, "fs_base", "gs_base")]
     # The end of the FP image's software bytes is whose it was last.
@@ -152,7 +153,7 @@ def run_counted(quick: Quick) -> tuple[dict[str, int], bytes, int]:
 
 def test_both_ways_agree(make: Maker) -> None:
     """# P-040: the same results, registers and FP state; every call is answered once, and counted."""
-    quick = make({NUMBER: count_up})
+    quick = make({NUMBER: COUNT_UP})
     registers, fp, slowly = run_counted(quick)
     assert quick.counts[NUMBER] == quick.answered() == CALLS - slowly
     assert quick.answered() > 0
@@ -235,7 +236,7 @@ def test_interrupt_before_and_within(make: Maker) -> None:
         assert reg(context, "rip") == CODE
         event = quick.kernel.run(context, space)
         if is_syscall(event):
-            set_reg(context, "rax", handler(context.owner, context.regs))
+            set_reg(context, "rax", handler(context.owner, context.regs) or 0)
             event = quick.kernel.run(context, space)
         # The guest computes for ever: only the request brings it back.
         assert event.kind == EventKind.INTERRUPTED
@@ -247,7 +248,7 @@ def test_interrupt_before_and_within(make: Maker) -> None:
 
 def test_interrupts_at_a_high_rate(make: Maker) -> None:
     """# P-074: no call is lost or answered twice, and the guest is interrupted."""
-    quick = make({NUMBER: count_up})
+    quick = make({NUMBER: COUNT_UP})
     space = quick.space(counted(quick.call))
     stop = threading.Event()
     context = quick.kernel.context(rbp=20 * CALLS)
@@ -261,7 +262,7 @@ def test_interrupts_at_a_high_rate(make: Maker) -> None:
     helper = threading.Thread(target=storm, daemon=True)
     helper.start()
     try:
-        quick.serve([(context, space)], count_up)
+        quick.serve([(context, space)], COUNT_UP)
     finally:
         stop.set()
         helper.join()
@@ -273,7 +274,7 @@ def test_interrupts_at_a_high_rate(make: Maker) -> None:
 
 def test_the_caller_is_let_in(make: Maker) -> None:
     """# P-053: a guest that only makes quick calls keeps nobody from timers: after some rounds, or at the deadline."""
-    quick = make({NUMBER: count_up})
+    quick = make({NUMBER: COUNT_UP})
     space, context = quick.space(endless(quick.call)), quick.kernel.context()
     context.owner = Owner()
     quick.kernel.platform.submit(context, space)
@@ -289,7 +290,7 @@ def test_the_caller_is_let_in(make: Maker) -> None:
 
 def test_the_deadline_is_kept(make: Maker) -> None:
     """# P-053: answered calls do not put it off."""
-    quick = make({NUMBER: count_up})
+    quick = make({NUMBER: COUNT_UP})
     space, context = quick.space(call_then_spin(quick.call)), quick.kernel.context()
     context.owner = Owner()
     event = None
@@ -332,7 +333,7 @@ def test_wake_is_honoured(make: Maker) -> None:
 
 def test_calls_of_the_vsyscall_page_go_the_long_way(make: Maker) -> None:
     """# P-049: such a call is a fault of the guest's, though it has a number that handlers are offered for."""
-    quick = make({VSYSCALL_NUMBER: count_up})
+    quick = make({VSYSCALL_NUMBER: COUNT_UP})
     space, context = quick.space(CLOCK_CALL), quick.kernel.context()
     context.owner = Owner()
     assert is_syscall(quick.kernel.run(context, space))
@@ -342,7 +343,7 @@ def test_calls_of_the_vsyscall_page_go_the_long_way(make: Maker) -> None:
 @pytest.mark.parametrize("context_id", [1, 4095, 4096, 0xFEFEFEFE, 0xFFFFFFFF])
 def test_a_forged_entry_in_the_ready_ring(make: Maker, context_id: int) -> None:
     """# P-105, S-141: whatever a guest writes there, the sentry answers no call for it, and that guest ends."""
-    quick = make({NUMBER: count_up})
+    quick = make({NUMBER: COUNT_UP})
     space, other = quick.space(guest.SPIN), quick.space(counted(quick.call))
     context = quick.kernel.context()
     context.owner = Owner()
@@ -356,6 +357,6 @@ def test_a_forged_entry_in_the_ready_ring(make: Maker, context_id: int) -> None:
     assert "ready ring" in str(context.event.error)
     assert context.owner.value == 0
     survivor = counting(quick, other)
-    quick.serve([(survivor, other)], count_up)
+    quick.serve([(survivor, other)], COUNT_UP)
     assert isinstance(survivor.owner, Owner)
     assert survivor.owner.value == CALLS
