@@ -95,7 +95,7 @@ CASES: list[tuple[str, FakeHost, Verdict, str]] = [
     ("FP state", FakeHost(machine="aarch64", auxiliary={16: 0xFF, 51: 13424}), Verdict.DEGRADED, "13424 bytes (SVE"),
     ("FP state", FakeHost(machine="aarch64", auxiliary={16: 0xFF, 51: 13424, 6: 16384}), Verdict.OK, "13424"),
     ("FP state", FakeHost(machine="aarch64", auxiliary={16: 0xFF, 51: 0}), Verdict.DEGRADED, "AT_MINSIGSTKSZ"),
-    ("ptrace", FakeHost(machine="aarch64"), Verdict.MISSING, "arm64"),
+    ("ptrace", FakeHost(machine="aarch64"), Verdict.OK, "can be traced"),
     ("address bits", FakeHost(files={"/proc/cpuinfo": "flags: xsave"}), Verdict.DEGRADED, "does not tell"),
     ("FP state", FakeHost(files={"/proc/cpuinfo": "flags: fpu"}), Verdict.DEGRADED, "no XSAVE"),
     ("FP state", FakeHost(auxiliary={51: 0}), Verdict.DEGRADED, "AT_MINSIGSTKSZ"),

@@ -177,7 +177,8 @@ class SystrapPlatform(Platform):
         # One CPU is always left to whom the spinning waits for. With a foreign image a thread waits for each context.
         spin_limit = 0 if options.disable_fast_path or not has_ring else usable_cpus() - 1
         self._dispatcher = Dispatcher(self._code, shared.max_threads, spin_limit, has_ring)
-        self._quick_calls = not options.disable_quick_calls
+        # What a foreign image gives back is announced by a thread of its own, which a quick call would not tell.
+        self._quick_calls = has_ring and not options.disable_quick_calls
         self._layout = shared.environment.image.layout
         self._pool = Pool(shared.environment, modes, self._dispatcher)
         self._closed = False
