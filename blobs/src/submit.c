@@ -2,8 +2,6 @@
 
 #include "dispatch.h"
 
-#define MANY_CONTEXTS (RING_ENTRIES / 2)
-
 /* Make the context the stub's. The store of the state publishes what the sentry wrote into the context before. */
 static void release_context(const struct dispatch_block *block)
 {
@@ -24,17 +22,15 @@ static void sample(struct dispatch_block *block)
     block->sample_start = counter();
 }
 
-/*
- * Answers false if the queue says it is full, which it never is: guest code has written to it. (`start` belongs to the stub: it is
- * only looked at when so many contexts are there that it could matter, for each look takes the line from a stub thread.) Counting
- * `end` up and writing the slot lie next to each other here because stub threads spin in between.
- */
+/* Answers false if the queue says it is full, which it never is: guest code has written to it. Counting `end` up and
+ * writing the slot lie next to each other here because stub threads spin in between. */
 static bool enqueue(struct context_queue *queue, u32 context_id)
 {
-    u32 contexts = fetch_add(&queue->num_active_contexts, 1);
-    u32 index = fetch_add(&queue->end, 1);
+    u32 index;
 
-    if (contexts >= MANY_CONTEXTS && (index + 1) % RING_ENTRIES == load_acquire(&queue->start) % RING_ENTRIES)
+    fetch_add(&queue->num_active_contexts, 1);
+    index = fetch_add(&queue->end, 1);
+    if ((index + 1) % RING_ENTRIES == load_acquire(&queue->start) % RING_ENTRIES)
         return false;
     store_seq_cst(&queue->ring[index % RING_ENTRIES], (u64)index << 32 | context_id);
     return true;
@@ -51,6 +47,7 @@ int submit(void)
     u32 spin_off, cpu;
 
     prefetch_for_write(&queue->end);
+    prefetch(&queue->start);
     prefetch(&queue->num_active_threads);
     /* A context that is waited for on its own word is not of those that next_ready gives back. */
     if (block->notify == NOTIFY_READY_RING)
