@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import struct
+import time
 from types import TracebackType
 
 import pytest
@@ -24,6 +25,10 @@ _EXECUTE_DR0_OR_DR1 = 1 | 4
 _FLAGS_MOVED = (b"\x9c", b"\x9d")
 """pushfq, popfq"""
 MANY = 20_000
+
+
+LIMIT = 5.0
+"""Seconds until a thread has come where it is to come, or will not."""
 
 
 class Tracer:
@@ -49,10 +54,22 @@ class Tracer:
 
     def _wait(self) -> int:
         """Wait for a stop; answers the signal, 0 for a trap of our own."""
-        _, status = os.waitpid(self._tid, ptrace.WALL)
+        status = self._status(LIMIT)
+        assert status is not None, "the thread does not stop"
         assert os.WIFSTOPPED(status), f"the thread ended with {status:#x}"
         found = os.WSTOPSIG(status)
         return 0 if found == signal.SIGTRAP else found
+
+    def _status(self, seconds: float) -> int | None:
+        """Wait for a change of state, not for ever."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found, status = os.waitpid(self._tid, ptrace.WALL | os.WNOHANG)
+            if found:
+                return status
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.0002)
 
     def _register(self, name: str) -> int:
         assert self._set.read(self._tid) == 0
@@ -76,7 +93,7 @@ class Tracer:
     def run_to(self, address: int, or_else: int = 0) -> bool:
         """Go on until the thread is about to execute the instruction at ``address``; signals are delivered on the way.
 
-        Answers False if it came to ``or_else`` first.
+        Answers False if it came to ``or_else`` first, or to neither: it is parked when a late signal took it another way.
         """
         if self.rip == address:
             return True
@@ -87,8 +104,15 @@ class Tracer:
         deliver = 0
         while True:
             ptrace.demand(ptrace.CONT, self._tid, 0, deliver)
-            deliver = self._wait()
-            if deliver == 0:
+            status = self._status(LIMIT)
+            if status is None:
+                ptrace.demand(ptrace.INTERRUPT, self._tid)
+                self._wait()
+                ptrace.demand(_POKEUSER, self._tid, _DR7, 0)
+                return False
+            assert os.WIFSTOPPED(status), f"the thread ended with {status:#x}"
+            deliver = os.WSTOPSIG(status)
+            if deliver == signal.SIGTRAP:
                 break
         ptrace.demand(_POKEUSER, self._tid, _DR7, 0)
         assert self.rip in (address, or_else)
