@@ -31,6 +31,9 @@ def _compiler() -> None:
 needs_compiler = pytest.mark.usefixtures("_compiler")
 
 
+LADDERS = [f"{cpu}-ladder.elf" for cpu in sorted({arch.cpu for arch in build.ARCHES})]
+
+
 def names() -> list[str]:
     return [f"{arch.name}-{image.name}" for arch in build.ARCHES for image in build.IMAGES]
 
@@ -42,7 +45,7 @@ def test_a_rebuild_gives_the_same_bytes() -> None:
 
 @needs_compiler
 def test_check_notices_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for file in [*(f"{name}.bin" for name in names()), "manifest.json", "manifest.txt"]:
+    for file in [*(f"{name}.bin" for name in names()), *LADDERS, "manifest.json", "manifest.txt"]:
         shutil.copy(BLOBS / file, tmp_path / file)
     changed = tmp_path / "x86_64-sysmsg.bin"
     changed.write_bytes(changed.read_bytes()[:-1] + b"\x01")

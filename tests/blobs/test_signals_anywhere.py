@@ -199,6 +199,8 @@ def stub(request: pytest.FixtureRequest) -> Iterator[Stub]:
         yield stub
 
 
+pytestmark = pytest.mark.slow
+
 every = pytest.mark.parametrize(
     "stride", [16, pytest.param(1, marks=(pytest.mark.slow, pytest.mark.timeout(180)))], ids=["some", "all"]
 )

@@ -259,7 +259,8 @@ def test_interrupts(counting: PatchedGuest, toggling: bool) -> None:
     finally:
         stop.set()
         sender.join()
-    assert interrupted > 20
+    # Most requests are answered by the call that comes just then.
+    assert interrupted > 0
     # What was asked for last is answered, too: at once, or it is an answer to a run that has ended.
     for context in contexts:
         context.interrupt()
