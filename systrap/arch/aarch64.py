@@ -62,6 +62,8 @@ class AArch64:
     """Call sites cannot be patched: four bytes have no room for a jump that reaches anywhere."""
     HANDLER_FLAGS: Final = SA_RESTART
     USER_RESUME: Final = False
+    GUEST_TOP: Final = 1 << 48
+    """Where programs expect addresses to end, also on CPUs with 52 bits: Linux goes higher only when asked to."""
     """The kernel takes a first argument whose low half is −512 for a wish to restart the call, and without this flag writes
     −EINTR over it before the stub sees it (docs/images.md)."""
 

@@ -78,6 +78,8 @@ class X86_64:  # noqa: N801 - the architecture's name
     """The systrap platform can turn system calls into function calls (usertrap.py)."""
     HANDLER_FLAGS: Final = 0
     USER_RESUME: Final = True
+    GUEST_TOP: Final = (1 << 47) - 4096
+    """Where programs expect addresses to end, also on CPUs with 57 bits: Linux goes higher only when asked to."""
     """Flags of the stub's signal handler that only this CPU needs."""
 
     @staticmethod

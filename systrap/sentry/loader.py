@@ -17,7 +17,7 @@ from systrap.sentry.file import OpenFile, drop
 from systrap.sentry.mm import MemoryManager
 from systrap.sentry.mm_limits import RLIMIT_STACK, DefaultLimits
 from systrap.sentry.mm_map import MAP_ANONYMOUS, MAP_DENYWRITE, MAP_FIXED, MAP_PRIVATE, page_up
-from systrap.sentry.mm_pages import PAGE_MASK
+from systrap.sentry.mm_pages import PAGE_MASK, guest_top
 from systrap.sentry.pages import PageStore
 from systrap.sentry.stack import StackInfo, build_stack, check_size
 from systrap.sentry.vma import PROT_EXEC, PROT_READ, PROT_WRITE, VM_GROWSDOWN, Vma
@@ -153,14 +153,14 @@ def _load_program(
     kernel: "Kernel", task: "Task", program: _Program, name: str, env: "list[bytes]", held: list[OpenFile]
 ) -> Loaded:
     """Map program and interpreter and build the stack."""
-    image = _parse(program.file, kernel.platform.max_user_address())
+    image = _parse(program.file, guest_top(kernel.platform))
     interpreter: OpenFile | None = None
     interpreter_image: Image | None = None
     if image.interpreter is not None:
         interpreter = _open(kernel, task, image.interpreter, held)
         _check_executable(task, interpreter)
         try:
-            interpreter_image = _parse(interpreter, kernel.platform.max_user_address())
+            interpreter_image = _parse(interpreter, guest_top(kernel.platform))
         except ImageError as error:
             raise ImageError(errno.ELIBBAD, f"its interpreter {image.interpreter}: {error.reason}") from None
     mm = MemoryManager(kernel.platform, kernel.memory)

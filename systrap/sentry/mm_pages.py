@@ -10,6 +10,7 @@ import errno
 import os
 from typing import Final
 
+from systrap import arch
 from systrap.host.sys import PAGE_SIZE
 from systrap.memory import MemoryFile, OutOfMemoryFileError
 from systrap.platform import Access, AddressSpace, MapError, MapRequest, Platform, UnmapRequest
@@ -52,6 +53,11 @@ class SegvError(Exception):
         self.addr = addr
 
 
+def guest_top(platform: Platform) -> int:
+    """Return the first address that guests may not use: the platform's limit, or where programs expect the end to be."""
+    return min(platform.max_user_address(), arch.current().GUEST_TOP)
+
+
 class GuestPages:
     """Areas, the runs of pages behind them, and the platform address space that shows them to the guest."""
 
@@ -62,7 +68,7 @@ class GuestPages:
         self.frames = Frames(memory) if frames is None else frames
         self.limits: MemoryLimits = DefaultLimits()
         self.min_address = platform.min_user_address()
-        self.max_address = platform.max_user_address()
+        self.max_address = guest_top(platform)
         self.vmas = VmaSet(self)
         self.runs: RunSet = IntervalSet()
         self.space: AddressSpace = platform.new_address_space()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from systrap import arch
 from systrap.platform import Access
 from systrap.sentry.errors import SyscallError
 from systrap.sentry.mm import BUS_ADRERR, SEGV_ACCERR, SEGV_MAPERR, SIGBUS, SIGSEGV, MemoryManager, SegvError
@@ -394,3 +395,20 @@ def test_invalidation(mm: MemoryManager) -> None:
     assert mm.read(addr, 5) == b"copya"
     assert addr + 40 * PAGE not in space(mm).pages
     assert faults(mm, addr + 40 * PAGE, Access.READ) == (SIGBUS, BUS_ADRERR)
+
+
+@pytest.mark.parametrize(
+    ("host", "guest"), [((1 << 56) - 4096, arch.current().GUEST_TOP), (1 << 46, 1 << 46)], ids=["57 bits", "47 bits"]
+)
+def test_guests_end_where_programs_expect_it(monkeypatch: pytest.MonkeyPatch, host: int, guest: int) -> None:
+    """On a host with 57-bit addresses a program still gets 47: many keep something in the bits above."""
+    platform = FakePlatform()
+    monkeypatch.setattr(platform, "max_user_address", lambda: host)
+    memory = CheckedMemoryFile(platform)
+    mm = MemoryManager(platform, memory)
+    assert mm.max_address == guest
+    assert mm.map(0, PAGE, RW, ANON) + PAGE <= guest
+    with pytest.raises(SyscallError):
+        mm.map(guest, PAGE, RW, ANON | MAP_FIXED)
+    mm.release()
+    memory.close()
