@@ -22,9 +22,11 @@ CONTEXTS: dict[int, tuple[int, dict[str, int]]] = {}  # a number, the stub it ru
 def run(pid: int, regs: dict[str, int], how: int, seconds: float) -> int:
     """Let a stub go on with these registers, at most for so long; put its registers back, and return its wait status."""
     LIBC.ptrace(SETREGS, pid, None, WORDS.pack(*{**regs, **OURS}.values()))
-    LIBC.ptrace(how, pid, None, None)
-    while not os.WIFSTOPPED(status := os.waitpid(pid, os.WNOHANG)[1]):
-        if not signal.sigtimedwait((signal.SIGCHLD,), seconds): LIBC.ptrace(INTERRUPT, pid, None, None)
+    status, asked = 1 << 16, False
+    while status >> 16 and not asked:  # stopped by an interrupt of before, which came too late for its run
+        LIBC.ptrace(how, pid, None, None)
+        while not os.WIFSTOPPED(status := os.waitpid(pid, os.WNOHANG)[1]):
+            if not signal.sigtimedwait((signal.SIGCHLD,), seconds): asked = LIBC.ptrace(INTERRUPT, pid, None, None) == 0
     LIBC.ptrace(GETREGS, pid, None, buffer := ctypes.create_string_buffer(WORDS.size))
     regs.update(zip(regs, WORDS.unpack(buffer), strict=True))
     return status
@@ -48,9 +50,7 @@ for line in sys.stdin.buffer:
                 SPACES[pid] = os.open(f"/proc/{pid}/mem", os.O_RDWR)
                 reply = {"result": {"space": pid}}
             case "release_space", {"space": int(pid), **more} if not more:
-                os.close(SPACES.pop(pid))
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+                os.close(SPACES.pop(pid)); os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
             case ("map", {"space": int(pid), "addr": str(at), "len": int() | str() as long, "prot": str(prot),
                           "src": {"anon": True}, **more}) if not more:
                 start, size, access = int(at, 16), int(str(long), 0), sum(1 << "rwx".index(letter) for letter in prot)
