@@ -85,6 +85,11 @@ class Tracer:
         """Where its stack ends."""
         return self._register("rsp")
 
+    @property
+    def first_argument(self) -> int:
+        """What a function that begins here was called with: the signal, for a handler."""
+        return self._register("rdi")
+
     def step(self, deliver: int) -> int:
         """Execute one instruction, or enter the handler of ``deliver``; answers a signal that is to be delivered next."""
         ptrace.demand(ptrace.SINGLESTEP, self._tid, 0, deliver)
