@@ -35,6 +35,7 @@ _CONTROLS: Final = {
     "lost-wake-park": _NO_GUEST,
     "lost-wake-sentry": _NO_GUEST,
     "lost-wake-ring": _NO_GUEST,
+    "no-bell": _NO_GUEST,
     "filter-getpid": ("SYS-NR-001",),
 }
 """What passes all the same, where SMOKE-CALL-001 need not."""
