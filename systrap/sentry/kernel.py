@@ -99,6 +99,7 @@ class Kernel:
         self.stopping = False
         self.ended_by = 0
         self.later: Callable[[], None] | None = None
+        self.waits_until: float | None = None
         self.vfs = VFS(self)
         # Attributes, so that tracing (traced.py) can put its own in their place and costs nothing when it is off.
         self.serve: Callable[[Task], None] = self.syscall
@@ -148,7 +149,8 @@ class Kernel:
             self.host_events.drain()
         if self.woken or self._over():
             return
-        context = self.platform.next_ready(self.timers.next_deadline())
+        self.waits_until = self.timers.next_deadline()
+        context = self.platform.next_ready(self.waits_until)
         if context is not None:
             owner = context.owner
             if not isinstance(owner, Task):

@@ -86,7 +86,7 @@ def _wrapped(kernel: "Kernel", nr: int, adapter: Adapter) -> QuickCall:
             task.attention
             or kernel.woken
             or task.saved_mask is not None
-            or (deadline is not None and deadline <= ended)
+            or (deadline is not None and (deadline <= ended or deadline != kernel.waits_until))
         ):
             regs[_RESULT] = result & _U64
             return None
