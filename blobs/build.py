@@ -114,7 +114,8 @@ LADDER_LINK_FLAGS: Final = (
     *("-static", "--build-id=none", "-e", "_start", "-s", "-z", "noseparate-code", "-z", "norelro", "-z", "nognustack"),
     *("--orphan-handling=warn", "--fatal-warnings"),
 )
-"""The guest of ``systrap bench`` is an ordinary static program, not an image: one for each CPU."""
+"""The guest of ``systrap bench`` is an ordinary static program, not an image: one for each CPU. (Of two
+options about the kind of code, the later one counts.)"""
 
 
 class BuildError(Exception):
@@ -164,8 +165,7 @@ def build_image(arch: Arch, image: ImageSources, scratch: Path) -> tuple[FlatIma
 def build_ladder(arch: Arch, scratch: Path) -> bytes:
     """Compile and link the benchmark's guest for this CPU; answers the ELF file."""
     object_file, program = scratch / f"{arch.cpu}-ladder.o", scratch / f"{arch.cpu}-ladder.elf"
-    flags = [flag for flag in compile_flags(arch) if flag != "-fPIC"]
-    _zig("clang", *flags, *LADDER_FLAGS, "-I.", f"-I{arch.cpu}", "-c", "ladder.c", "-o", str(object_file))
+    _zig("clang", *compile_flags(arch), *LADDER_FLAGS, "-I.", f"-I{arch.cpu}", "-c", "ladder.c", "-o", str(object_file))
     _zig("ld.lld", "-m", arch.emulation, *LADDER_LINK_FLAGS, str(object_file), "-o", str(program))
     return program.read_bytes()
 

@@ -165,16 +165,6 @@ static void getpid_patchable(u64 count)
         getpid_at_a_site();
 }
 
-static void share_of(u64 count)
-{
-    getpid_trapped(count);
-}
-
-static void share_of_patchable(u64 count)
-{
-    getpid_patchable(count);
-}
-
 static void by_threads(void (*body)(u64), u64 count)
 {
     for (u32 i = 1; i < threads; i++)
@@ -186,12 +176,12 @@ static void by_threads(void (*body)(u64), u64 count)
 
 static void in_threads(u64 count)
 {
-    by_threads(share_of, count);
+    by_threads(getpid_trapped, count);
 }
 
 static void in_threads_patchable(u64 count)
 {
-    by_threads(share_of_patchable, count);
+    by_threads(getpid_patchable, count);
 }
 
 static void install_filter(const struct bpf_instruction *code, u16 length)
@@ -305,7 +295,7 @@ static void mapped(u64 count)
 static void forked(u64 count)
 {
     for (u64 i = 0; i < count; i++) {
-        s64 child = must(raw_fork(), "fork");
+        s64 child = must(syscall6(NR_clone, SIGCHLD, 0, 0, 0, 0, 0), "fork");
         if (child == 0)
             leave(0);
         must(syscall6(NR_wait4, (u64)child, 0, 0, 0, 0, 0), "wait4");

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from systrap.host.cpus import usable_cpus
+from systrap.host.probe import Host
 from systrap.version import VERSION
 
 _CPU: Final = Path("/sys/devices/system/cpu")
@@ -21,7 +22,7 @@ def facts(runsc: str | None) -> dict[str, str]:
         "cpus": f"{usable_cpus()} usable of {os.cpu_count()}",
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "load": load(),
-        "governor": _read(_CPU / "cpu0/cpufreq/scaling_governor") or "none told (a virtual machine?)",
+        "governor": Host().read(f"{_CPU}/cpu0/cpufreq/scaling_governor") or "none told (a virtual machine?)",
         "mitigations": mitigations(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "systrap": VERSION,
@@ -37,7 +38,7 @@ def load() -> str:
 
 
 def _cpu_model() -> str:
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
+    for line in (Host().read("/proc/cpuinfo") or "").splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("model name", "CPU part"):
             return value.strip()
@@ -48,7 +49,7 @@ def mitigations() -> str:
     """Return what the kernel mitigates: they are a part of what a signal or a system call costs."""
     found: list[str] = []
     for file in sorted((_CPU / "vulnerabilities").glob("*")):
-        text = _read(file)
+        text = Host().read(str(file))
         if text and not text.startswith("Not affected"):
             found.append(f"{file.name}: {text}")
     return "; ".join(found) or "none"
@@ -61,10 +62,3 @@ def runsc_version(path: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"does not run: {error}"
     return done.stdout.splitlines()[0] if done.stdout else "says nothing"
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -186,7 +186,7 @@ class TracedKernel(Kernel):
             self.syscall(task)
             return
         task.syscall_nr = nr
-        self.counts[nr] = self.counts.get(nr, 0) + 1
+        self.counts[nr] += 1
         if delayed:
             task.coro = _slowly(task, nr, injection)
             self._advance(task, None)

@@ -14,16 +14,9 @@ from systrap.bench.measure import CellError, Figure
 from systrap.bench.plan import Cell, Step, Way
 from systrap.cli import bench
 from systrap.cli.options import UsageError
+from tests.programs.leftovers import is_alive
 
 ON_X86 = pytest.mark.skipif(arch.host().NAME != "x86_64", reason="native steps of x86-64")
-
-
-def runs(pid: int) -> bool:
-    """Tell whether a process is alive: neither gone nor a zombie that waits for init."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def say(text: str) -> tuple[str, ...]:
@@ -62,7 +55,7 @@ def test_what_takes_too_long_is_ended_with_all_it_started(monkeypatch: pytest.Mo
     figures = measure.run([cell], 1, lambda text: None)
     assert "took longer" in figures[("slow", "a")].errors[0]
     deadline = time.monotonic() + 10
-    while runs(int(pid_file.read_text())):
+    while is_alive(int(pid_file.read_text())):
         assert time.monotonic() < deadline, "it outlived the measurement"
         time.sleep(0.01)
 

@@ -12,6 +12,7 @@ from conformance.client import Driver
 from conformance.runner import Runner
 from conformance.selection import everything
 from conformance.verdict import Status
+from tests.programs.leftovers import is_alive
 
 PATH = Path(__file__).parents[2] / "conformance" / "drivers" / "tutorial.py"
 COMMAND = [sys.executable, str(PATH)]
@@ -48,14 +49,6 @@ def test_it_passes_what_it_claims() -> None:
     assert all(verdict.case.tier == 0 for verdict in lacking), lacking
 
 
-def runs(pid: int) -> bool:
-    """Tell whether a process is alive: neither gone nor a zombie that waits for init."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 @needs_x86
 def test_its_stubs_end_with_it() -> None:
     """P-107, as far as a page goes: SIGKILL of the driver leaves no stub."""
@@ -68,7 +61,7 @@ def test_its_stubs_end_with_it() -> None:
     finally:
         driver.kill()
     deadline = time.monotonic() + 10
-    while any(runs(stub) for stub in stubs):
+    while any(is_alive(stub) for stub in stubs):
         assert time.monotonic() < deadline, "a stub outlived its driver"
         time.sleep(0.01)
 

@@ -13,6 +13,7 @@ from tests.kernels import machine
 from tests.kernels.catalog import EMULATORS, kernel
 from tests.kernels.debian import UnavailableError
 from tests.kernels.image import PROJECT, Image
+from tests.programs.leftovers import is_alive
 
 pytestmark = pytest.mark.slow
 
@@ -38,10 +39,7 @@ def is_gone(pid: int) -> bool:
     """Wait until a process is no more."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except FileNotFoundError:
+        if not is_alive(pid):
             return True
         time.sleep(0.05)
     return False

@@ -56,11 +56,6 @@ ALWAYS_INLINE void getpid_at_a_site(void)
                      : "rcx", "r11", "memory");
 }
 
-ALWAYS_INLINE s64 raw_fork(void)
-{
-    return syscall6(NR_clone, SIGCHLD, 0, 0, 0, 0, 0);
-}
-
 /* Begin a thread that runs body(argument) on `stack` and exits; *id is its id, and 0 when it is gone. */
 static s64 raw_clone(u64 flags, u8 *stack, u32 *id, void (*body)(u64), u64 argument)
 {

@@ -146,14 +146,6 @@ class Stage:
         return found
 
     def close(self) -> None:
-        """End the guest, also one that stands still."""
-        self.thaw_if_alive()
+        """End the guest, also one that stands still: SIGKILL does not wait for it to go on."""
         self.platform.close()
         self._file.close()
-
-    def thaw_if_alive(self) -> None:
-        """Let the stub go on, if there is one."""
-        try:
-            self.thaw()
-        except ProcessLookupError:
-            return

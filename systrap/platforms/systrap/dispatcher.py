@@ -224,7 +224,8 @@ class Dispatcher:
                 if deadline is not None and time.monotonic() >= deadline:
                     return None
             elif result == -errno.EPERM:
-                self._corrupt_queue(self._spaces[self._u32[block.READY_SPACE >> 2]])
+                # What is out there comes back with that death.
+                self._spaces[self._u32[block.READY_SPACE >> 2]].condemn(_FULL_QUEUE)
             elif not self._look_elsewhere(result, until, deadline):
                 return None
 
@@ -245,10 +246,6 @@ class Dispatcher:
         context.interrupted = context.preempted = False
         self._report(context, INTERRUPTED_EVENT)
         return context
-
-    def _corrupt_queue(self, space: Subprocess) -> None:
-        """End the guest whose context queue is impossible; what is out there comes back with its death."""
-        space.condemn(_FULL_QUEUE)
 
     def _attend(self, result: int) -> SystrapContext | None:
         """Do what the sentry image asks for besides: another stub thread, a look at the measurements."""
