@@ -14,6 +14,7 @@
  */
 
 #include "kernel.h"
+#include "load_registers.h"
 #include "offsets.h"
 
 #ifndef THREAD_AREA_SIZE
@@ -62,21 +63,7 @@ resume_guest:
         push    CTX_EFLAGS(%rcx)
         push    CTX_CS(%rcx)
         push    CTX_RIP(%rcx)
-        mov     CTX_R15(%rcx), %r15
-        mov     CTX_R14(%rcx), %r14
-        mov     CTX_R13(%rcx), %r13
-        mov     CTX_R12(%rcx), %r12
-        mov     CTX_RBP(%rcx), %rbp
-        mov     CTX_RBX(%rcx), %rbx
-        mov     CTX_R11(%rcx), %r11
-        mov     CTX_R10(%rcx), %r10
-        mov     CTX_R9(%rcx), %r9
-        mov     CTX_R8(%rcx), %r8
-        mov     CTX_RAX(%rcx), %rax
-        mov     CTX_RDX(%rcx), %rdx
-        mov     CTX_RSI(%rcx), %rsi
-        mov     CTX_RDI(%rcx), %rdi
-        mov     CTX_RCX(%rcx), %rcx
+        LOAD_REGISTERS
         iretq
 1:
         fxrstor64 CTX_FPSTATE(%rcx)

@@ -6,6 +6,7 @@ from tests.conformance.seeded.mutation import Edit, Mutant
 
 HANDLER: Final = "blobs/src/x86_64/sighandler.c"
 SHORT_WAY: Final = "blobs/src/x86_64/signal.S"
+LOADED: Final = "        LOAD_REGISTERS\n"
 
 
 def _bug(identity: str, what: str, ours: str, seeded: str) -> Mutant:
@@ -30,13 +31,16 @@ def _resumed(what: str, register: str, ours: str, seeded: str) -> Mutant:
     return Mutant(f"resume-{register}", what, (Edit(SHORT_WAY, ours, seeded),))
 
 
+def _spoiled(what: str, register: str, instruction: str) -> Mutant:
+    """Return a mutant of that way in which an instruction behind the last load spoils a register."""
+    return _resumed(what, register, LOADED, f"{LOADED}        {instruction}\n")
+
+
 MUTANTS: Final = (
-    _resumed("r9 is not restored on the short way", "r9", "        mov     CTX_R9(%rcx), %r9\n", ""),
-    _resumed("r10 is restored from r11 on the short way", "r10", "CTX_R10(%rcx), %r10", "CTX_R11(%rcx), %r10"),
-    _resumed("rbp is not restored on the short way", "rbp", "        mov     CTX_RBP(%rcx), %rbp\n", ""),
-    _resumed(
-        "the return value is cut to 32 bits on the short way", "rax", "CTX_RAX(%rcx), %rax", "CTX_RAX(%rcx), %eax"
-    ),
+    _spoiled("r9 is not restored on the short way", "r9", "xor     %r9d, %r9d"),
+    _spoiled("r10 is restored from r11 on the short way", "r10", "mov     %r11, %r10"),
+    _spoiled("rbp is not restored on the short way", "rbp", "xor     %ebp, %ebp"),
+    _spoiled("the return value is cut to 32 bits on the short way", "rax", "mov     %eax, %eax"),
     _resumed("DF is lost on the short way", "eflags", "        push    CTX_EFLAGS(%rcx)\n", "        push    $0x202\n"),
     _resumed("FP state is not loaded on the short way", "fp", "        xrstor64 CTX_FPSTATE(%rcx)\n", ""),
     _saved("rbx", "", "rbx is not saved"),

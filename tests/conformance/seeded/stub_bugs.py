@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from tests.conformance.seeded.image_bugs import LOADED
 from tests.conformance.seeded.mutation import Edit, Mutant
 
 CALLS: Final = "blobs/src/x86_64/syshandler.S"
@@ -20,7 +21,9 @@ def _bug(identity: str, what: str, file: str, ours: str, seeded: str) -> Mutant:
 
 MUTANTS: Final = (
     _bug("call-r14-unsaved", "a patched call does not save r14", CALLS, "        mov     %r14, CTX_R14(%rcx)\n", ""),
-    _bug("call-rbx-lost", "a patched call does not restore rbx", CALLS, "        mov     CTX_RBX(%rcx), %rbx\n", ""),
+    _bug(
+        "call-rbx-lost", "a patched call does not restore rbx", CALLS, LOADED, f"{LOADED}        xor     %ebx, %ebx\n"
+    ),
     _bug(
         "call-r8-r9",
         "a patched call swaps its last two arguments",
@@ -60,8 +63,8 @@ MUTANTS: Final = (
         "call-number-is-32-bits",
         "a patched call's result is cut to 32 bits",
         CALLS,
-        ("        mov     CTX_RAX(%rcx), %rax\n" "        mov     CTX_RDX"),
-        ("        mov     CTX_RAX(%rcx), %eax\n" "        mov     CTX_RDX"),
+        LOADED,
+        f"{LOADED}        mov     %eax, %eax\n",
     ),
     _bug(
         "call-tls",
